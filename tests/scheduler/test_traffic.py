@@ -1,0 +1,76 @@
+"""Random conversations: no read of another prefix, no slot with two writers, nothing left behind."""
+
+import random
+
+import pytest
+
+KINDS = [(1, "v1"), (1, "v2"), (2, "v1"), (2, "v2")]
+every_kind = pytest.mark.parametrize(("steps_in_flight", "runner"), KINDS)
+
+
+def play(make_world, seeds, world_options, **traffic_options):
+    """Play the seeds in worlds of varying size; return the summed counts, recovered tokens and position jumps."""
+    from tests.scheduler.traffic import Counts, Traffic
+
+    counts, recovered, jumps = Counts(), 0, 0
+    for seed in seeds:
+        vary = random.Random(seed)
+        size = {
+            "blocks": vary.choice([80, 140, 300]),
+            "step_tokens": vary.choice([24, 50, 128]),
+            "max_requests": vary.choice([3, 8, 16]),
+            "long_prefill_tokens": vary.choice([0, 0, 33]),
+        }
+        world = make_world(**(size | world_options))
+        counts += Traffic(world, seed, **traffic_options).play()
+        world.assert_sound()
+        world.assert_nothing_left()
+        world.scheduler.sessions.check_integrity()
+        recovered += world.scheduler.pensieve_stats.prompt_tokens["recovered"]
+        jumps += world.device.jumps
+    return counts, recovered, jumps
+
+
+@every_kind
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_every_answer_is_right_whatever_is_evicted_aborted_or_preempted(make_world, steps_in_flight, runner, policy):
+    counts, recovered, jumps = play(
+        make_world,
+        range(4),
+        {"steps_in_flight": steps_in_flight, "runner": runner, "policy": policy},
+        priorities=3 if policy == "priority" else 1,
+    )
+    assert counts.wrong == 0
+    assert counts.finished > 200
+    assert recovered > 2_000 and jumps > 50, "the traffic must exercise recovery"
+    assert counts.preempted_in_walk > 10 and counts.aborted_in_walk + counts.preempted > 30
+
+
+@every_kind
+@pytest.mark.parametrize("eviction_policy", ["retention", "lru", "fifo"])
+def test_memory_pressure_alone_with_each_eviction_policy(make_world, steps_in_flight, runner, eviction_policy):
+    counts, _, _ = play(
+        make_world,
+        range(10, 12),
+        {
+            "steps_in_flight": steps_in_flight,
+            "runner": runner,
+            "blocks": 70,
+            "settings": {"eviction_policy": eviction_policy},
+        },
+        eviction_chance=0,
+        abort_chance=0,
+        preemption_chance=0,
+        arrival_chance=0.9,
+    )
+    assert (counts.wrong, counts.finished) == (0, 120)
+
+
+@every_kind
+def test_coalesced_holes_stay_exact(make_world, steps_in_flight, runner):
+    counts, recovered, _ = play(
+        make_world,
+        range(20, 23),
+        {"steps_in_flight": steps_in_flight, "runner": runner, "settings": {"step_cost_tokens": 48}},
+    )
+    assert counts.wrong == 0 and recovered > 1_000

@@ -1,0 +1,225 @@
+"""A scheduler, a fake device and a queue of steps in flight: vLLM's engine loop without a model."""
+
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.config import CacheConfig, KVTransferConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, KVCacheSpec
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.structured_output import StructuredOutputManager
+
+from tests.scheduler.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
+from vllm_pensieve.scheduler import make_scheduler
+
+BLOCK_TOKENS = 16
+MAX_MODEL_TOKENS = 1024
+KINDS = [(steps, runner) for steps in (1, 2) for runner in ("v1", "v2")]  # steps in flight, model runner
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(1, 50_000), k=count)
+
+
+def stock_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
+    cls = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler
+    return cls(vllm_config=vllm_config, **kwargs)
+
+
+def with_overrides(**methods: Callable) -> Callable[..., Scheduler]:
+    """A factory of pensieve's scheduler with some hooks replaced."""
+
+    def make(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
+        scheduler = make_scheduler(vllm_config, **kwargs)
+        scheduler.__class__ = type("Overridden", (type(scheduler),), methods)
+        return scheduler
+
+    return make
+
+
+class World:
+    """Every step is computed when it is scheduled; its output comes back `steps_in_flight - 1` steps later."""
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        blocks: int = 200,
+        step_tokens: int = 8192,
+        max_requests: int = 8,
+        steps_in_flight: int = 1,
+        runner: str = "v1",
+        policy: str = "fcfs",
+        long_prefill_tokens: int = 0,
+        whole_sequence_must_fit: bool = True,
+        settings: dict[str, Any] | None = None,
+        scheduler: Callable[..., Scheduler] = make_scheduler,
+        cache_group: KVCacheSpec | None = None,
+        connector: KVTransferConfig | None = None,
+    ) -> None:
+        init_none_hash(sha256)
+        config = VllmConfig(
+            model_config=ModelConfig(model=str(model), dtype="float32", max_model_len=MAX_MODEL_TOKENS, seed=0),
+            cache_config=CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=True),
+            scheduler_config=SchedulerConfig(
+                max_num_seqs=max_requests,
+                max_num_batched_tokens=step_tokens,
+                max_model_len=MAX_MODEL_TOKENS,
+                is_encoder_decoder=False,
+                enable_chunked_prefill=True,
+                long_prefill_token_threshold=long_prefill_tokens,
+                policy=policy,
+                scheduler_reserve_full_isl=whole_sequence_must_fit,
+            ),
+            kv_transfer_config=connector,
+            additional_config={"pensieve": {"step_cost_tokens": 0} | (settings or {})},
+        )
+        config.scheduler_config.async_scheduling = steps_in_flight > 1  # the CPU platform turns it off
+        config.cache_config.num_gpu_blocks = blocks
+        self.scheduler = scheduler(
+            config,
+            kv_cache_config=_one_group(blocks, cache_group),
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=BLOCK_TOKENS,
+            log_stats=True,
+        )
+        self.scheduler.use_v2_model_runner = runner == "v2"
+        bookkeeping = {"v1": V1Bookkeeping, "v2": V2Bookkeeping}[runner]
+        self.device = FakeDevice(bookkeeping(BLOCK_TOKENS, max_requests, MAX_MODEL_TOKENS), blocks, BLOCK_TOKENS)
+        self.steps_in_flight = steps_in_flight
+        self.in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
+        self.hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
+        self._names = (f"request-{i}" for i in itertools.count())
+
+    # -- requests ----------------------------------------------------------
+    def request(self, prompt: list[int], output_tokens: int = 4, name: str | None = None, **kwargs: Any) -> Request:
+        params = SamplingParams(ignore_eos=True, max_tokens=output_tokens)
+        return Request(
+            request_id=name or next(self._names),
+            prompt_token_ids=list(prompt),
+            sampling_params=params,
+            pooling_params=None,
+            block_hasher=self.hasher,
+            **kwargs,
+        )
+
+    def add(self, prompt: list[int], output_tokens: int = 4, name: str | None = None, **kwargs: Any) -> Request:
+        request = self.request(prompt, output_tokens, name, **kwargs)
+        self.scheduler.add_request(request)
+        return request
+
+    def abort(self, request: Request) -> None:
+        self.scheduler.finish_requests(request.request_id, RequestStatus.FINISHED_ABORTED)
+
+    def preempt(self, request: Request, drop_stale_output: bool = False) -> None:
+        """Between two steps, as a cache reset with running requests does."""
+        self.scheduler.running.remove(request)
+        self.scheduler._preempt_request(request, 0.0, drop_stale_output=drop_stale_output)
+        self.scheduler.prev_step_scheduled_req_ids.discard(request.request_id)
+
+    # -- time --------------------------------------------------------------
+    def step(self, received: Iterable[str] = ()) -> dict[str, Row]:
+        """Schedule and compute one step; take back the oldest output when no more may be in flight.
+
+        `received`: requests whose asynchronous load ends in this step.
+        """
+        output = self.scheduler.schedule()
+        rows, result = self.device.run(output)
+        if received:
+            result.kv_connector_output = KVConnectorOutput(finished_recving=set(received))
+        self.in_flight.append((output, result))
+        may_stay = self.steps_in_flight - 1 if output.num_scheduled_tokens else 0
+        while len(self.in_flight) > may_stay:
+            self.scheduler.update_from_output(*self.in_flight.popleft())
+        return {row.request_id: row for row in rows}
+
+    @property
+    def busy(self) -> bool:
+        return self.scheduler.has_requests() or bool(self.in_flight)
+
+    def drain(self, max_steps: int = 5000) -> list[dict[str, Row]]:
+        """Steps until nothing is left to do."""
+        steps = []
+        while self.busy:
+            assert len(steps) < max_steps, f"still busy: {list(self.scheduler.requests.values())[:4]}"
+            steps.append(self.step())
+        return steps
+
+    def serve(self, prompt: list[int], output_tokens: int = 4, **kwargs: Any) -> Request:
+        request = self.add(prompt, output_tokens, **kwargs)
+        self.drain()
+        return request
+
+    # -- blocks ------------------------------------------------------------
+    @property
+    def manager(self):
+        return self.scheduler.kv_cache_manager
+
+    @property
+    def pool(self):
+        return self.manager.block_pool
+
+    @property
+    def walks(self) -> dict:
+        return self.manager.walks
+
+    @property
+    def free_blocks(self) -> int:
+        return self.pool.get_num_free_blocks()
+
+    def cached_block(self, prompt: list[int], index: int) -> int | None:
+        hit = self.pool.get_cached_block(self.request(prompt).block_hashes[index], [0])
+        return hit[0].block_id if hit else None
+
+    def cached(self, prompt: list[int]) -> list[int]:
+        """Indexes of the full blocks of `prompt` that are in the cache."""
+        hashes = self.request(prompt).block_hashes
+        return [i for i, h in enumerate(hashes) if self.pool.get_cached_block(h, [0])]
+
+    def drop(self, prompt: list[int], indexes: Iterable[int]) -> None:
+        """Evict cached blocks of `prompt`, every copy, and lose their contents."""
+        for index in indexes:
+            while (block := self.cached_block(prompt, index)) is not None:
+                assert self.pool.blocks[block].ref_cnt == 0, f"block {index} is in use"
+                self.pool.evict_blocks({block})
+                self.device.poison([block])
+
+    def occupy_unhashed_blocks(self, leave: int) -> None:
+        """Take all free blocks that cache nothing but `leave` of them."""
+        empty = [b for b in self.pool.blocks if b.ref_cnt == 0 and b.block_hash is None and not b.is_null]
+        self.pool.touch(empty[: len(empty) - leave])
+
+    # -- claims ------------------------------------------------------------
+    def assert_answered(self, *requests: Request) -> None:
+        for request in requests:
+            want = self.device.answer(request.prompt_token_ids, request.max_tokens)
+            assert list(request.output_token_ids) == want, f"{request.request_id}; {self.device.faults[:3]}"
+
+    def assert_sound(self) -> None:
+        assert not self.device.faults, self.device.faults[:3]
+
+    def assert_nothing_left(self) -> None:
+        """No request, no walk, every block free, the free queue intact."""
+        assert not self.scheduler.requests and not self.scheduler.running
+        assert not self.walks
+        assert self.free_blocks == self.pool.num_gpu_blocks - 1
+        assert all(block.ref_cnt == 0 for block in self.pool.blocks if not block.is_null)
+        self.pool.free_block_queue.check_integrity()
+
+
+def _one_group(blocks: int, spec: KVCacheSpec | None) -> KVCacheConfig:
+    spec = spec or FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    return KVCacheConfig(
+        num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
+    )
