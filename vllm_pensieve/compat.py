@@ -1,0 +1,222 @@
+"""What is known of vLLM's versions: which are supported, and where their internals differ from what we expect."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vllm_pensieve.retention.cost_model import ModelShape
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+
+SUPPORTED = "0.32"
+
+# module, qualified name, parameters that our override or call relies on
+HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("vllm.engine.arg_utils", "EngineArgs.create_engine_config", ()),
+    ("vllm.v1.core.sched.scheduler", "Scheduler._mark_prefix_replay", ("request", "num_hit_tokens")),
+    (
+        "vllm.v1.core.sched.scheduler",
+        "Scheduler._reserve_prefill_lookahead",
+        ("request", "num_computed_tokens", "num_new_tokens"),
+    ),
+    (
+        "vllm.v1.core.sched.scheduler",
+        "Scheduler._make_cached_request_data",
+        ("running_reqs", "resumed_reqs"),
+    ),
+    ("vllm.v1.core.sched.scheduler", "Scheduler._update_after_schedule", ("scheduler_output",)),
+    ("vllm.v1.core.sched.scheduler", "Scheduler._preempt_request", ("request",)),
+    ("vllm.v1.core.sched.scheduler", "Scheduler._free_request_blocks", ("request",)),
+    ("vllm.v1.core.sched.scheduler", "Scheduler._free_blocks", ("request",)),
+    ("vllm.v1.core.sched.scheduler", "Scheduler.make_stats", ()),
+    ("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_computed_blocks", ("request",)),
+    (
+        "vllm.v1.core.kv_cache_manager",
+        "KVCacheManager.allocate_slots",
+        ("request", "num_new_tokens", "new_computed_blocks", "reserved_blocks", "full_sequence_must_fit"),
+    ),
+    ("vllm.v1.core.kv_cache_manager", "KVCacheManager.record_prefix_cache_stats", ("request", "num_hits")),
+    ("vllm.v1.core.kv_cache_manager", "KVCacheManager.pop_blocks_for_free", ("request",)),
+    ("vllm.v1.core.block_pool", "BlockPool.cache_full_blocks", ("request", "blocks", "num_cached_blocks")),
+    ("vllm.v1.core.block_pool", "BlockPool._insert_block_hash", ()),
+    ("vllm.v1.core.block_pool", "BlockPool._remove_cached_block_hashes", ()),
+    ("vllm.v1.core.block_pool", "BlockPool.evict_blocks", ("block_ids",)),
+    ("vllm.v1.metrics.loggers", "KVConnectorProm.observe", ("transfer_stats_data", "engine_idx")),
+    ("vllm.v1.metrics.loggers", "KVConnectorLogging.observe", ("transfer_stats_data",)),
+)
+
+
+class UnsupportedVllmError(RuntimeError):
+    """The installed vLLM is not one this plugin works with."""
+
+
+def check_vllm() -> None:
+    """Refuse a vLLM that this plugin was not made for.
+
+    Raises:
+        UnsupportedVllmError: the version is not supported, or a hook is missing or has changed.
+    """
+    import vllm
+
+    from vllm_pensieve import __version__
+
+    if not f"{vllm.__version__}.".startswith(f"{SUPPORTED}."):
+        raise UnsupportedVllmError(
+            f"vllm-pensieve {__version__} works with vLLM {SUPPORTED}, but vLLM {vllm.__version__} is installed: "
+            f"install vllm=={SUPPORTED}.* or a vllm-pensieve made for it, or switch the plugin off."
+        )
+    for module, name, parameters in HOOKS:
+        missing = _missing(module, name, parameters)
+        if missing:
+            raise UnsupportedVllmError(
+                f"vllm-pensieve {__version__} works with vLLM {SUPPORTED}, but the installed vLLM {vllm.__version__} "
+                f"differs from it: {missing}."
+            )
+
+
+def _missing(module: str, name: str, parameters: tuple[str, ...]) -> str | None:
+    found: Any = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        return f"{module}.{name} does not exist"
+    present = inspect.signature(found).parameters
+    for parameter in parameters:
+        if parameter not in present:
+            return f"{module}.{name} has no parameter {parameter!r}"
+    return None
+
+
+def wrap_create_engine_config(before: Callable[[Any], None]) -> None:
+    """Have `before(engine_args)` run at the start of every EngineArgs.create_engine_config. Idempotent."""
+    from functools import wraps
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    stock = EngineArgs.create_engine_config
+    if getattr(stock, "wrapped_by_pensieve", False):
+        return
+
+    @wraps(stock)
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before(self)
+        return stock(self, *args, **kwargs)
+
+    create_engine_config.wrapped_by_pensieve = True  # type: ignore[attr-defined]
+    EngineArgs.create_engine_config = create_engine_config  # type: ignore[method-assign]
+
+
+def model_shape(model_config: ModelConfig) -> ModelShape:
+    """The sizes of the model's text decoder, from the names that Hugging Face configurations use for them."""
+    config = model_config.hf_text_config
+    hidden_size = model_config.get_hidden_size()
+    query_heads = config.num_attention_heads
+    experts = _first(config, ("num_experts_per_tok", "moe_topk", "top_k_experts")) or 1
+    expert_size = _first(config, ("moe_intermediate_size",)) if experts > 1 else None
+    feed_forward_size = expert_size or _first(
+        config, ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+    )
+    return ModelShape(
+        layers=model_config.get_total_num_hidden_layers(),
+        hidden_size=hidden_size,
+        query_heads=query_heads,
+        kv_heads=model_config.get_total_num_kv_heads(),
+        head_dim=model_config.get_head_size(),
+        feed_forward_size=experts * (feed_forward_size or 4 * hidden_size),
+        gated_feed_forward=getattr(config, "model_type", "") not in ("gpt2", "opt", "gpt_neox", "gptj", "bloom", "phi"),
+    )
+
+
+def _first(config: Any, names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def why_plain_prefixes(vllm_config: Any, kv_cache_manager: Any) -> str | None:
+    """Why holes cannot be recovered with this configuration, or None when they can."""
+    from vllm.v1.core.kv_cache_coordinator import UnitaryKVCacheCoordinator
+    from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+
+    coordinator = kv_cache_manager.coordinator
+    parallel = vllm_config.parallel_config
+    model = vllm_config.model_config
+    if not kv_cache_manager.enable_caching:
+        return "prefix caching is off"
+    if (
+        type(coordinator) is not UnitaryKVCacheCoordinator
+        or type(coordinator.single_type_managers[0]) is not FullAttentionManager
+    ):
+        return "the model has other cache groups than one of full attention (sliding window, Mamba or hybrid)"
+    if coordinator.single_type_managers[0].block_size != kv_cache_manager.block_pool.hash_block_size:
+        return "the hash block size differs from the block size"
+    if vllm_config.kv_transfer_config is not None:
+        return "a KV connector is configured"
+    if vllm_config.speculative_config is not None:
+        return "speculative decoding is configured"
+    if parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1:
+        return "context parallelism is configured"
+    if parallel.pipeline_parallel_size > 1:
+        return "pipeline parallelism is configured"
+    if parallel.enable_dbo:
+        return "dual batch overlap is configured"
+    if getattr(model, "enable_return_routed_experts", False):
+        return "routed experts are returned"
+    if model.runner_type == "pooling" or model.is_diffusion:
+        return "the model does not generate token by token"
+    return None
+
+
+def report_pensieve_stats() -> None:
+    """Have vLLM's statistics loggers of this process read the plugin's part of the scheduler statistics. Idempotent.
+
+    vLLM hands the statistics of KV connectors to two classes, one for Prometheus and one for the periodic log, which
+    expect a connector; they are replaced by subclasses that take our part out first.
+    """
+    from vllm.v1.metrics import loggers
+
+    from vllm_pensieve.metrics import STATS_KEY, LogReporter, PrometheusReporter
+
+    if getattr(loggers.KVConnectorProm, "reads_pensieve", False):
+        return
+
+    class Prom(loggers.KVConnectorProm):
+        reads_pensieve = True
+
+        def __init__(self, vllm_config: Any, labelnames: Any, per_engine_labelvalues: Any) -> None:
+            super().__init__(vllm_config, labelnames, per_engine_labelvalues)
+            self.pensieve = PrometheusReporter(labelnames, per_engine_labelvalues)
+
+        def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
+            rest = dict(transfer_stats_data)
+            if (snapshot := rest.pop(STATS_KEY, None)) is not None:
+                self.pensieve.observe(snapshot, engine_idx)
+            if rest:
+                super().observe(rest, engine_idx)
+
+    class Logging(loggers.KVConnectorLogging):
+        def __init__(self, kv_transfer_config: Any) -> None:
+            super().__init__(kv_transfer_config)
+            self.pensieve = LogReporter()
+
+        def observe(self, transfer_stats_data: dict[str, Any]) -> None:
+            rest = dict(transfer_stats_data)
+            if (snapshot := rest.pop(STATS_KEY, None)) is not None:
+                self.pensieve.observe(snapshot)
+            if rest:
+                super().observe(rest)
+
+        def log(self, log_fn: Any = loggers.logger.info) -> None:
+            if (line := self.pensieve.line()) is not None:
+                log_fn(line)
+            super().log(log_fn=log_fn)
+
+    loggers.KVConnectorProm = Prom  # type: ignore[misc]
+    loggers.KVConnectorLogging = Logging  # type: ignore[misc]
+    loggers.PrometheusStatLogger._kv_connector_cls = Prom

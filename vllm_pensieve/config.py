@@ -1,0 +1,139 @@
+"""Every knob of the plugin: one frozen dataclass, where its values come from, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SWITCH = "VLLM_PENSIEVE"
+SETTINGS = "VLLM_PENSIEVE_CONFIG"
+ADDITIONAL_CONFIG_KEY = "pensieve"
+
+EVICTION_POLICIES = ("retention", "lru", "fifo")
+
+
+class ConfigError(ValueError):
+    """A setting of the plugin that cannot be used; the message names the key, the value and what is allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PensieveConfig:
+    """Settings of the plugin.
+
+    eviction_policy: which cached block leaves first. `retention` is the paper's value, cost to recompute divided by
+        idle time; `lru` is vLLM's own order; `fifo` evicts in the order of first use.
+    recovery: whether a prompt may reuse cached blocks that stand behind dropped ones. Off, only the contiguous
+        cached prefix counts, as in stock vLLM (useful for comparisons, costly with `retention`).
+    step_cost_tokens: what one more engine step costs a request that is recovering, as the number of prompt tokens
+        whose computation takes as long. A cached stretch between two dropped ones that is cheaper than this is
+        computed again with them.
+    cost_bucket_ratio: blocks whose costs differ by less than this factor count as equally dear; 1.0 tells all apart
+        and makes evicting slower.
+    max_sessions: sessions remembered; the longest inactive are forgotten first.
+    """
+
+    eviction_policy: str = "retention"
+    recovery: bool = True
+    step_cost_tokens: int = 128
+    cost_bucket_ratio: float = 1.05
+    max_sessions: int = 10_000
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), type(field.default))
+        if self.eviction_policy not in EVICTION_POLICIES:
+            _refuse("eviction_policy", self.eviction_policy, "one of " + ", ".join(EVICTION_POLICIES))
+        if self.step_cost_tokens < 0:
+            _refuse("step_cost_tokens", self.step_cost_tokens, "0 or more")
+        if not 1.0 <= self.cost_bucket_ratio <= 2.0:
+            _refuse("cost_bucket_ratio", self.cost_bucket_ratio, "from 1.0 to 2.0")
+        if self.max_sessions < 1:
+            _refuse("max_sessions", self.max_sessions, "1 or more")
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> PensieveConfig:
+        """Build from a mapping of setting names to values.
+
+        Raises:
+            ConfigError: a key is unknown, or a value has the wrong type or range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in settings:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(f"pensieve: unknown setting {key!r}{hint} Known settings: {', '.join(known)}.")
+        return cls(**settings)
+
+    def changed_settings(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, as JSON-ready values."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        }
+
+
+def switched_on(
+    additional_config: Mapping[str, Any] | None, environment: Mapping[str, str] | None = None
+) -> PensieveConfig | None:
+    """The settings to run with, or None when the plugin is off.
+
+    The plugin is on when the environment variable VLLM_PENSIEVE is 1 or when vLLM's additional_config has a
+    `pensieve` mapping. Settings of VLLM_PENSIEVE_CONFIG (a JSON object or the path of a file that holds one) are
+    overridden key by key by those of additional_config.
+
+    Raises:
+        ConfigError: the switch, the file, the JSON, a key or a value cannot be used.
+    """
+    environment = os.environ if environment is None else environment
+    switch = environment.get(SWITCH, "").strip()
+    if switch not in ("", "0", "1"):
+        raise ConfigError(f"pensieve: {SWITCH}={switch!r} is not understood; allowed: 1 (on), 0 or unset (off).")
+    own = (additional_config or {}).get(ADDITIONAL_CONFIG_KEY)
+    if own is not None and not isinstance(own, Mapping):
+        raise ConfigError(
+            f"pensieve: additional_config[{ADDITIONAL_CONFIG_KEY!r}] is {own!r}; a JSON object of settings is "
+            "expected, {} for the defaults."
+        )
+    if switch != "1" and own is None:
+        return None
+    return PensieveConfig.from_mapping(_read_settings(environment.get(SETTINGS, "")) | dict(own or {}))
+
+
+def _read_settings(text: str) -> dict[str, Any]:
+    text = text.strip()
+    if not text:
+        return {}
+    source = SETTINGS
+    if not text.startswith("{"):
+        source = text
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"pensieve: {SETTINGS} is neither a JSON object nor a file that can be read: {error}"
+            ) from error
+    try:
+        settings = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"pensieve: {source} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"pensieve: {source} holds {settings!r}; a JSON object of settings is expected.")
+    return settings
+
+
+def _check_type(key: str, value: Any, wanted: type) -> None:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        _refuse(key, value, {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[wanted])
+
+
+def _refuse(key: str, value: Any, allowed: str) -> None:
+    raise ConfigError(f"pensieve: setting {key!r} is {value!r}; allowed: {allowed}.")

@@ -1,0 +1,202 @@
+"""PensieveScheduler: vLLM's scheduler hooks, each a few lines that delegate."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from vllm_pensieve.compat import model_shape, why_plain_prefixes
+from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
+from vllm_pensieve.metrics import STATS_KEY, PensieveStats
+from vllm_pensieve.retention import CostModel, make_order
+from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
+from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
+from vllm_pensieve.space.sessions import SessionTable
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
+    from vllm.v1.metrics.stats import SchedulerStats
+    from vllm.v1.request import Request
+
+    from vllm_pensieve.recovery import Walk
+
+logger = init_logger("vllm.pensieve")
+
+
+class PensieveMixin(Scheduler):
+    """Keeps the blocks of conversations by retention value and recovers prefixes with holes.
+
+    A request that recovers is a member of `running` like any other; only its position moves differently (recovery.py).
+
+    plain_prefixes_because: why holes are not recovered with this model and configuration, or None when they are.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        settings = self.vllm_config.additional_config.get(ADDITIONAL_CONFIG_KEY)
+        config = PensieveConfig.from_mapping(settings or {})
+        self._report_stats = settings is not None  # only then does the plugin stand ready to read them
+        self.pensieve_stats = PensieveStats()
+        self.sessions = SessionTable(config.max_sessions)
+        self.walks: dict[str, Walk] = {}
+        self._chunks: dict[str, tuple[int, int]] = {}  # tokens that the step being built computes, by request
+        self._jumped: set[str] = set()  # V2 model runner: moved since the worker last heard of them
+        self._resend: list[Request] = []
+        self.plain_prefixes_because = why_plain_prefixes(self.vllm_config, self.kv_cache_manager)
+        if self.plain_prefixes_because is None:
+            self._adopt(config)
+        else:
+            logger.info("Pensieve: plain prefixes in vLLM's own order, because %s", self.plain_prefixes_because)
+
+    def _adopt(self, config: PensieveConfig) -> None:
+        """Give the new, unused block pool and KV cache manager our classes."""
+        manager = self.kv_cache_manager
+        block_size = manager.coordinator.single_type_managers[0].block_size
+        cost_model = CostModel.from_shape(model_shape(self.vllm_config.model_config))
+        order = make_order(config.eviction_policy, cost_model, block_size, config.cost_bucket_ratio)
+        PensieveBlockPool.adopt(manager.block_pool, order, block_size)
+        step_cost_tokens = config.step_cost_tokens
+        PensieveKVCacheManager.adopt(
+            manager, self.pensieve_stats, cost_model, step_cost_tokens, recovery=config.recovery
+        )
+        self.walks = manager.walks  # one dict, owned by the manager
+        if not config.recovery:
+            self.plain_prefixes_because = "recovery is switched off"
+        logger.info(
+            "Pensieve: %d blocks of %d tokens in %s order, recovery %s; attention costs as much as the rest at %d tokens",
+            manager.block_pool.num_gpu_blocks,
+            block_size,
+            order.name,
+            "on" if config.recovery else "off",
+            cost_model.linear / cost_model.attention if cost_model.attention else 0,
+        )
+
+    # -- sessions ----------------------------------------------------------------------------------------------
+
+    @override
+    def add_request(self, request: Request) -> None:
+        if request.request_id not in self.requests:
+            self.sessions.begin(request.request_id, request.session_id, request.block_hashes, time.monotonic())
+        super().add_request(request)
+
+    @override
+    def _free_blocks(self, request: Request) -> None:
+        self.sessions.end(request.request_id, request.block_hashes, time.monotonic())
+        super()._free_blocks(request)
+
+    # -- recovery: admission, every chunk, after the step --------------------------------------------------------
+
+    @override
+    def _mark_prefix_replay(self, request: Request, num_hit_tokens: int, *args: Any, **kwargs: Any) -> int:
+        """Stock takes the result off the position at admission and asks for no slots for these tokens."""
+        replay = super()._mark_prefix_replay(request, num_hit_tokens, *args, **kwargs)
+        walk = self.walks.get(request.request_id)
+        if walk is None:
+            return replay
+        stats = request.prefill_stats
+        if stats and request.num_preemptions <= 0:  # recovered tokens are computed, not cached
+            stats.set(
+                num_prompt_tokens=stats.num_prompt_tokens,
+                num_local_cached_tokens=stats.num_local_cached_tokens - walk.hole_tokens,
+                num_external_cached_tokens=stats.num_external_cached_tokens,
+            )
+        return num_hit_tokens - walk.start
+
+    @override
+    def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
+        """Called for every request before its allocation."""
+        num_new_tokens = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        walk = self.walks.get(request.request_id)
+        if walk is not None:
+            num_new_tokens = walk.clip(num_computed_tokens, num_new_tokens)
+        self._chunks[request.request_id] = (num_computed_tokens, num_computed_tokens + num_new_tokens)
+        return num_new_tokens
+
+    @override
+    def _make_cached_request_data(
+        self, running_reqs: list[Request], resumed_reqs: list[Request], *args: Any, **kwargs: Any
+    ) -> CachedRequestData:
+        # The V2 model runner keeps positions on the GPU and only counts up: a request that jumped is sent anew.
+        if self._jumped:
+            self._resend = [request for request in running_reqs if request.request_id in self._jumped]
+            running_reqs = [request for request in running_reqs if request.request_id not in self._jumped]
+        return super()._make_cached_request_data(running_reqs, resumed_reqs, *args, **kwargs)
+
+    @override
+    def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
+        for request in self._resend:
+            scheduler_output.scheduled_new_reqs.append(self._as_new(request))
+            self._jumped.discard(request.request_id)
+        self._resend = []
+        super()._update_after_schedule(scheduler_output)
+        self._chunks.clear()
+        if self.walks:
+            for request_id in [r for r in self.walks if r in scheduler_output.num_scheduled_tokens]:
+                self._move_on(self.requests[request_id], self.walks[request_id])
+
+    def _move_on(self, request: Request, walk: Walk) -> None:
+        position = walk.jump(request.num_computed_tokens)
+        if position is None:
+            return
+        request.num_computed_tokens = position
+        if self.use_v2_model_runner:
+            self._jumped.add(request.request_id)
+        if walk.done:
+            del self.walks[request.request_id]
+
+    def _as_new(self, request: Request) -> NewRequestData:
+        return NewRequestData.from_request(
+            request,
+            self.kv_cache_manager.get_block_ids(request.request_id),
+            list(request.all_token_ids),
+            uses_mrope=self.model_uses_mrope,
+        )
+
+    # -- taken back ----------------------------------------------------------------------------------------------
+
+    @override
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        # Under priority policy a request may lose its place in the step being built. What that step was to compute
+        # for it is hashed already and never will be there.
+        chunk = self._chunks.pop(request.request_id, None)
+        if chunk is not None and isinstance(self.kv_cache_manager, PensieveKVCacheManager):
+            self.kv_cache_manager.evict_blocks(self.kv_cache_manager.hashed_blocks(request.request_id, *chunk))
+        super()._preempt_request(request, *args, **kwargs)
+
+    @override
+    def _free_request_blocks(self, request: Request) -> None:
+        self._jumped.discard(request.request_id)
+        super()._free_request_blocks(request)
+
+    # -- statistics ----------------------------------------------------------------------------------------------
+
+    @override
+    def make_stats(self, *args: Any, **kwargs: Any) -> SchedulerStats | None:
+        stats = super().make_stats(*args, **kwargs)
+        if stats is not None and self._report_stats:
+            stats.kv_connector_stats = {
+                **(stats.kv_connector_stats or {}),
+                STATS_KEY: self.pensieve_stats.snapshot(self.kv_cache_manager.block_pool, len(self.sessions)),
+            }
+        return stats
+
+
+class PensieveScheduler(PensieveMixin, Scheduler):
+    """For synchronous scheduling."""
+
+
+class AsyncPensieveScheduler(PensieveMixin, AsyncScheduler):
+    """For asynchronous scheduling: a step is built while the one before it still runs."""
+
+
+def make_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> PensieveScheduler | AsyncPensieveScheduler:
+    """The scheduler that the configuration asks for; vLLM calls what scheduler_cls names with keywords only."""
+    cls = AsyncPensieveScheduler if vllm_config.scheduler_config.async_scheduling else PensieveScheduler
+    return cls(vllm_config=vllm_config, **kwargs)

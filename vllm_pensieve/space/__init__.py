@@ -1,0 +1,1 @@
+"""Where every block is: the free queue, the plan that restores a prefix, the sessions. No torch, no engine."""

@@ -1,0 +1,103 @@
+"""The queue of blocks nobody uses, with the interface of vLLM's FreeKVCacheBlockQueue and an order of our own."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from vllm_pensieve.retention.eviction_order import EvictionOrder
+
+if TYPE_CHECKING:
+    from vllm.v1.core.kv_cache_utils import KVCacheBlock
+
+
+class RetentionFreeQueue:
+    """Free blocks: empty ones leave first (the last freed first), then cached ones as the eviction order says.
+
+    Stands in for vLLM's queue: vLLM's block pool calls it and it calls nothing back. A block is cached while it has a
+    hash. Peak cost is that of the eviction order; empty blocks cost O(1).
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[KVCacheBlock],
+        free: Sequence[KVCacheBlock],
+        order: EvictionOrder,
+        block_size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """blocks: all blocks, by id. free: those that are free now, none of them cached, the first to leave first."""
+        self.order = order
+        self.evicted_blocks = 0
+        self._blocks = blocks
+        self._block_size = block_size
+        self._clock = clock
+        self._empty: OrderedDict[int, None] = OrderedDict()  # the last leaves first
+        self.prepend_n(list(free))
+
+    @property
+    def num_free_blocks(self) -> int:
+        return len(self._empty) + len(self.order)
+
+    def popleft(self) -> KVCacheBlock:
+        """The next block to leave. ValueError if there is none."""
+        return self.popleft_n(1)[0]
+
+    def popleft_n(self, n: int) -> list[KVCacheBlock]:
+        """The next n blocks to leave, cached ones with their hash still on. ValueError if there are fewer."""
+        if n > self.num_free_blocks:
+            raise ValueError(f"{n} blocks asked for, but only {self.num_free_blocks} are free")
+        from_empty = min(n, len(self._empty))
+        popped = [self._blocks[self._empty.popitem()[0]] for _ in range(from_empty)]
+        if n > from_empty:
+            evicted = self.order.evict(n - from_empty, self._clock())
+            self.evicted_blocks += len(evicted)
+            popped += [self._blocks[block_id] for block_id in evicted]
+        return popped
+
+    def remove(self, block: KVCacheBlock) -> None:
+        """Take a block out because it is used again. KeyError if it is not free."""
+        if block.block_id in self._empty:
+            del self._empty[block.block_id]
+        else:
+            self.order.remove(block.block_id)
+
+    def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
+        """Add blocks without content; the first of them leaves next."""
+        for block in reversed(blocks):
+            self._empty[block.block_id] = None
+
+    def append(self, block: KVCacheBlock) -> None:
+        """Add one cached block."""
+        self.append_n([block])
+
+    def append_n(self, blocks: list[KVCacheBlock]) -> None:
+        """Add cached blocks that fell out of use now, the deepest of their sequence first."""
+        if blocks:
+            self.order.insert(
+                [block.block_id for block in blocks],
+                [(block.block_hash_num_tokens or self._block_size) - self._block_size for block in blocks],
+                self._clock(),
+            )
+
+    def content_lost(self, block: KVCacheBlock) -> None:
+        """The block lost its hash: if it is free it is now an empty one."""
+        if block.block_id in self.order:
+            self.order.remove(block.block_id)
+            self._empty[block.block_id] = None
+        self.order.forget(block.block_id)
+
+    def get_all_free_blocks(self) -> list[KVCacheBlock]:
+        """All free blocks, the first to leave first. Changes nothing."""
+        cached = self.order.peek(len(self.order), self._clock())
+        return [self._blocks[block_id] for block_id in [*reversed(self._empty), *cached]]
+
+    def check_integrity(self) -> None:
+        """AssertionError if a block is in two places, in use, or a cached one among the empty. For tests."""
+        self.order.check_integrity()
+        free = self.get_all_free_blocks()
+        assert len({block.block_id for block in free}) == len(free) == self.num_free_blocks
+        assert all(block.ref_cnt == 0 and not block.is_null for block in free)
+        assert all(self._blocks[block_id].block_hash is None for block_id in self._empty)
