@@ -1,0 +1,73 @@
+"""Settings: where they come from, and what is refused with which words."""
+
+import json
+
+import pytest
+
+from vllm_pensieve.config import ConfigError, PensieveConfig, switched_on
+
+
+@pytest.mark.parametrize("environment", [{}, {"VLLM_PENSIEVE": "0"}, {"VLLM_PENSIEVE": ""}])
+def test_the_plugin_is_off_unless_asked_for(environment):
+    assert switched_on({}, environment) is None
+    assert switched_on(None, environment) is None
+
+
+def test_the_environment_or_the_additional_config_switches_it_on():
+    assert switched_on({}, {"VLLM_PENSIEVE": "1"}) == PensieveConfig()
+    assert switched_on({"pensieve": {}}, {}) == PensieveConfig()
+
+
+def test_settings_of_the_additional_config_override_those_of_the_environment(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"eviction_policy": "lru", "max_sessions": 5}))
+    for text in (str(file), file.read_text()):
+        config = switched_on({"pensieve": {"max_sessions": 7}}, {"VLLM_PENSIEVE_CONFIG": text})
+        assert config == PensieveConfig(eviction_policy="lru", max_sessions=7)
+
+
+def test_changed_settings_build_the_same_config_again():
+    config = PensieveConfig(recovery=False, step_cost_tokens=0)
+    assert config.changed_settings() == {"recovery": False, "step_cost_tokens": 0}
+    assert PensieveConfig.from_mapping(config.changed_settings()) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"evction_policy": "lru"}, "unknown setting 'evction_policy'; did you mean 'eviction_policy'"),
+        ({"colour": 1}, "unknown setting 'colour'.*Known settings: eviction_policy, recovery"),
+        ({"eviction_policy": "mru"}, "'eviction_policy' is 'mru'; allowed: one of retention, lru, fifo"),
+        ({"eviction_policy": 3}, "'eviction_policy' is 3; allowed: a string"),
+        ({"recovery": "no"}, "'recovery' is 'no'; allowed: true or false"),
+        ({"step_cost_tokens": -1}, "'step_cost_tokens' is -1; allowed: 0 or more"),
+        ({"step_cost_tokens": True}, "'step_cost_tokens' is True; allowed: a whole number"),
+        ({"cost_bucket_ratio": 0.9}, "'cost_bucket_ratio' is 0.9; allowed: from 1.0 to 2.0"),
+        ({"cost_bucket_ratio": float("nan")}, "'cost_bucket_ratio' is nan"),
+        ({"max_sessions": 0}, "'max_sessions' is 0; allowed: 1 or more"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name_value_and_what_is_allowed(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        PensieveConfig.from_mapping(settings)
+
+
+@pytest.mark.parametrize(
+    ("additional_config", "environment", "message"),
+    [
+        ({}, {"VLLM_PENSIEVE": "yes"}, "VLLM_PENSIEVE='yes' is not understood; allowed: 1"),
+        ({"pensieve": True}, {}, "is True; a JSON object of settings is expected"),
+        ({"pensieve": {}}, {"VLLM_PENSIEVE_CONFIG": "{bad"}, "VLLM_PENSIEVE_CONFIG is not valid JSON"),
+        ({"pensieve": {}}, {"VLLM_PENSIEVE_CONFIG": "/no/such/file"}, "neither a JSON object nor a file"),
+    ],
+)
+def test_a_switch_or_source_that_cannot_be_read_is_refused(additional_config, environment, message):
+    with pytest.raises(ConfigError, match=message):
+        switched_on(additional_config, environment)
+
+
+def test_a_settings_file_that_holds_no_object_is_refused_by_its_name(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text("[1]")
+    with pytest.raises(ConfigError, match=r"settings\.json holds \[1\]"):
+        switched_on({"pensieve": {}}, {"VLLM_PENSIEVE_CONFIG": str(file)})

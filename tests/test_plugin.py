@@ -1,0 +1,93 @@
+"""Switching the plugin on and off, and refusing what it cannot work with."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vllm_pensieve import compat, plugin
+from vllm_pensieve.config import ConfigError
+
+
+@pytest.fixture
+def engine_args(monkeypatch, tmp_path):
+    """vLLM's engine arguments for no model in particular, with the plugin's switches unset."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    monkeypatch.delenv("VLLM_PENSIEVE", raising=False)
+    monkeypatch.delenv("VLLM_PENSIEVE_CONFIG", raising=False)
+    return lambda **kwargs: EngineArgs(model=str(tmp_path), **kwargs)
+
+
+def test_off_it_leaves_the_engine_arguments_alone(engine_args):
+    args, untouched = engine_args(), engine_args()
+    plugin.configure(args)
+    assert args == untouched
+
+
+@pytest.mark.parametrize("switch", ["environment", "additional_config"])
+def test_on_it_sets_the_scheduler_and_passes_the_changed_settings_on(engine_args, monkeypatch, switch):
+    additional = {"other": 1}
+    if switch == "environment":
+        monkeypatch.setenv("VLLM_PENSIEVE", "1")
+        monkeypatch.setenv("VLLM_PENSIEVE_CONFIG", '{"recovery": false, "max_sessions": 10000}')
+    else:
+        additional["pensieve"] = {"recovery": False}
+    args = engine_args(additional_config=additional)
+    plugin.configure(args)
+    assert args.scheduler_cls == "vllm_pensieve.scheduler.make_scheduler"
+    assert args.additional_config == {"other": 1, "pensieve": {"recovery": False}}
+    plugin.configure(args)  # a second time, as when a configuration is made from the same arguments again
+    assert args.scheduler_cls == "vllm_pensieve.scheduler.make_scheduler"
+
+
+def test_another_scheduler_is_refused(engine_args):
+    args = engine_args(additional_config={"pensieve": {}}, scheduler_cls="my.Scheduler")
+    with pytest.raises(ConfigError, match=r"scheduler_cls is 'my\.Scheduler'; remove that option"):
+        plugin.configure(args)
+
+
+@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "0.3.2", "1.0"])
+def test_another_version_of_vllm_is_refused_in_one_sentence_that_names_both(monkeypatch, version):
+    import vllm
+
+    monkeypatch.setattr(vllm, "__version__", version)
+    with pytest.raises(compat.UnsupportedVllmError) as refusal:
+        compat.check_vllm()
+    assert "works with vLLM 0.32" in str(refusal.value)
+    assert f"vLLM {version} is installed" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1+cpu"])
+def test_the_supported_version_passes(monkeypatch, version):
+    import vllm
+
+    monkeypatch.setattr(vllm, "__version__", version)
+    compat.check_vllm()
+
+
+def test_a_hook_that_changed_is_refused_by_name(monkeypatch):
+    from vllm.v1.core.block_pool import BlockPool
+
+    monkeypatch.setattr(BlockPool, "evict_blocks", lambda self: None)
+    with pytest.raises(compat.UnsupportedVllmError, match=r"BlockPool\.evict_blocks has no parameter 'block_ids'"):
+        compat.check_vllm()
+    monkeypatch.delattr(BlockPool, "evict_blocks")
+    with pytest.raises(compat.UnsupportedVllmError, match=r"BlockPool\.evict_blocks does not exist"):
+        compat.check_vllm()
+
+
+def test_vllm_finds_the_plugin_and_it_changes_nothing_when_off():
+    check = (
+        "from vllm.plugins import load_general_plugins; load_general_plugins(); load_general_plugins()\n"
+        "from vllm.engine.arg_utils import EngineArgs\n"
+        "from vllm.v1.metrics import loggers\n"
+        "import sys\n"
+        "assert EngineArgs.create_engine_config.wrapped_by_pensieve\n"
+        "assert loggers.KVConnectorProm.__module__.startswith('vllm.')\n"
+        "assert 'vllm_pensieve.scheduler' not in sys.modules\n"
+        "print('found')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("found"), done.stderr[-2000:]
