@@ -204,9 +204,13 @@ class FakeDevice:
             last = extend_hash(last, out[-1])
         return out
 
+    def contents(self, block: int) -> np.ndarray:
+        """The slots of a block, to be read or written."""
+        return self.slots[block * self.block_tokens : (block + 1) * self.block_tokens]
+
     def poison(self, blocks: list[int]) -> None:
         for block in blocks:
-            self.slots[block * self.block_tokens : (block + 1) * self.block_tokens] = UNWRITTEN
+            self.contents(block)[:] = UNWRITTEN
 
     def run(self, output: SchedulerOutput) -> tuple[list[Row], ModelRunnerOutput]:
         self.bookkeeping.update(output)

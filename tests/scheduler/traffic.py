@@ -30,9 +30,9 @@ class Traffic:
 
     world: World
     seed: int
-    requests: int = 60
-    arrival_chance: float = 0.5
-    eviction_chance: float = 0.6
+    requests: int = 100
+    arrival_chance: float = 0.9
+    eviction_chance: float = 0.8
     abort_chance: float = 0.05
     preemption_chance: float = 0.1
     priorities: int = 1

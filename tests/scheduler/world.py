@@ -22,6 +22,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from tests.scheduler.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
 from vllm_pensieve.scheduler import make_scheduler
+from vllm_pensieve.space.free_queue import RetentionFreeQueue
 
 BLOCK_TOKENS = 16
 MAX_MODEL_TOKENS = 1024
@@ -100,12 +101,13 @@ class World:
         self.steps_in_flight = steps_in_flight
         self.in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
         self.hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
+        self.requests: list[Request] = []  # all that were ever made
         self._names = (f"request-{i}" for i in itertools.count())
 
     # -- requests ----------------------------------------------------------
     def request(self, prompt: list[int], output_tokens: int = 4, name: str | None = None, **kwargs: Any) -> Request:
         params = SamplingParams(ignore_eos=True, max_tokens=output_tokens)
-        return Request(
+        request = Request(
             request_id=name or next(self._names),
             prompt_token_ids=list(prompt),
             sampling_params=params,
@@ -113,6 +115,8 @@ class World:
             block_hasher=self.hasher,
             **kwargs,
         )
+        self.requests.append(request)
+        return request
 
     def add(self, prompt: list[int], output_tokens: int = 4, name: str | None = None, **kwargs: Any) -> Request:
         request = self.request(prompt, output_tokens, name, **kwargs)
@@ -172,7 +176,7 @@ class World:
 
     @property
     def walks(self) -> dict:
-        return self.manager.walks
+        return self.scheduler.walks
 
     @property
     def free_blocks(self) -> int:
@@ -207,7 +211,21 @@ class World:
             assert list(request.output_token_ids) == want, f"{request.request_id}; {self.device.faults[:3]}"
 
     def assert_sound(self) -> None:
+        """No read of another prefix, no slot with two writers, and every cached block holds what its hash says."""
         assert not self.device.faults, self.device.faults[:3]
+        assert not self.falsely_cached_blocks()
+
+    def falsely_cached_blocks(self) -> set[int]:
+        """Blocks that a lookup would find and that do not hold the tokens that their hash stands for."""
+        false = set()
+        for request in self.requests:
+            prefix_hashes = self.device.hashes(request.all_token_ids[:])
+            for i, block_hash in enumerate(request.block_hashes):
+                if hit := self.pool.get_cached_block(block_hash, [0]):
+                    want = prefix_hashes[i * BLOCK_TOKENS : (i + 1) * BLOCK_TOKENS]
+                    if (self.device.contents(hit[0].block_id) != want).any():
+                        false.add(hit[0].block_id)
+        return false
 
     def assert_nothing_left(self) -> None:
         """No request, no walk, every block free, the free queue intact."""
@@ -215,7 +233,12 @@ class World:
         assert not self.walks
         assert self.free_blocks == self.pool.num_gpu_blocks - 1
         assert all(block.ref_cnt == 0 for block in self.pool.blocks if not block.is_null)
-        self.pool.free_block_queue.check_integrity()
+        self.assert_free_queue_intact()
+
+    def assert_free_queue_intact(self) -> None:
+        queue = self.pool.free_block_queue
+        if isinstance(queue, RetentionFreeQueue):  # vLLM's own has no such check
+            queue.check_integrity()
 
 
 def _one_group(blocks: int, spec: KVCacheSpec | None) -> KVCacheConfig:
