@@ -1,0 +1,1 @@
+"""Measuring vLLM with and without the plugin over HTTP. Imports nothing heavy."""

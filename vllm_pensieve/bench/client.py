@@ -1,0 +1,151 @@
+"""Replays conversations against one server: streaming chat requests, each turn after the reply to the one before."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm_pensieve.bench.records import RequestRecord, text_digest
+from vllm_pensieve.workloads.conversations import Conversation, Turn
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+REQUEST_TIMEOUT_S = 900.0
+WARM_UP_TEXT = "This request comes before the measurement and shares no text with it. " * 8
+WARM_UP_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server's address (without a path), the model's served name, and the sampling seed."""
+
+    url: str
+    model: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What is to be sent: the conversations, how many at a time, and who is told of each finished request."""
+
+    conversations: Sequence[Conversation]
+    concurrency: int
+    on_record: Callable[[RequestRecord], None]
+
+
+async def warm_up(target: Target) -> None:
+    """Send two turns of unrelated content, so that nothing lazy is left for the first measured request. Raises on failure."""
+    async with _client(target) as client:
+        turn = Turn(WARM_UP_TEXT, 0, WARM_UP_TOKENS, 0.0)
+        messages: list[dict[str, str]] = []
+        for _ in range(2):
+            messages.append({"role": "user", "content": turn.text})
+            _, reply = await _request(client, target, "warm-up", messages, turn)
+            messages.append({"role": "assistant", "content": reply})
+
+
+async def replay(target: Target, plan: Replay) -> None:
+    """Run all conversations, at most `plan.concurrency` at a time, in their order. A failure is recorded, not raised."""
+    start = time.monotonic()
+    slots = asyncio.Semaphore(plan.concurrency)
+
+    async def one(conversation: Conversation, client: AsyncOpenAI) -> None:
+        async with slots:
+            await _converse(client, target, conversation, start, plan.on_record)
+
+    async with _client(target) as client, asyncio.TaskGroup() as group:
+        for conversation in plan.conversations:
+            group.create_task(one(conversation, client))
+
+
+async def _converse(
+    client: AsyncOpenAI,
+    target: Target,
+    conversation: Conversation,
+    start: float,
+    on_record: Callable[[RequestRecord], None],
+) -> None:
+    """Send the turns of one conversation; after a failure the rest is recorded as not sent."""
+    import openai
+
+    messages: list[dict[str, str]] = []
+    if conversation.system:
+        messages.append({"role": "system", "content": conversation.system})
+    failed_turn = 0
+    for number, turn in enumerate(conversation.turns, start=1):
+        if failed_turn:
+            error = f"not sent: turn {failed_turn} of this session failed"
+            on_record(RequestRecord(conversation.session_id, number, time.monotonic() - start, error=error))
+            continue
+        await asyncio.sleep(turn.think_time_s)
+        messages.append({"role": "user", "content": turn.text})
+        sent_s = time.monotonic() - start
+        try:
+            measured, reply = await _request(client, target, conversation.session_id, messages, turn)
+            on_record(RequestRecord(conversation.session_id, number, sent_s, **measured))
+            messages.append({"role": "assistant", "content": reply})
+        except (openai.OpenAIError, OSError, RequestFailed) as error:
+            failed_turn = number
+            on_record(RequestRecord(conversation.session_id, number, sent_s, error=_describe(error)))
+
+
+class RequestFailed(Exception):
+    """The stream ended without an error of the transport, yet not as asked."""
+
+
+async def _request(
+    client: AsyncOpenAI, target: Target, session_id: str, messages: list[dict[str, str]], turn: Turn
+) -> tuple[dict[str, Any], str]:
+    """Send one request; return the measured fields of its record, and the reply."""
+    start = time.perf_counter()
+    stream = await client.chat.completions.create(
+        model=target.model,
+        messages=messages,  # type: ignore[arg-type]
+        max_tokens=turn.output_tokens,
+        temperature=0.0,
+        seed=target.seed,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"session_id": session_id, "ignore_eos": True},
+    )
+    pieces: list[str] = []
+    ttft_s = None
+    usage = None
+    async for chunk in stream:
+        if chunk.choices and chunk.choices[0].delta.content:
+            if ttft_s is None:
+                ttft_s = time.perf_counter() - start
+            pieces.append(chunk.choices[0].delta.content)
+        usage = chunk.usage or usage
+    e2e_s = time.perf_counter() - start
+    if usage is None:
+        raise RequestFailed("the stream ended early, without its usage")
+    if usage.completion_tokens != turn.output_tokens:
+        raise RequestFailed(f"asked for {turn.output_tokens} output tokens, got {usage.completion_tokens}")
+    details = usage.prompt_tokens_details
+    reply = "".join(pieces)
+    measured = {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": (details.cached_tokens or 0) if details else 0,
+        "output_tokens": usage.completion_tokens,
+        "ttft_s": e2e_s if ttft_s is None else ttft_s,
+        "e2e_s": e2e_s,
+        "output_sha256": text_digest(reply),
+    }
+    return measured, reply
+
+
+def _client(target: Target) -> AsyncOpenAI:
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    direct = DefaultAsyncHttpxClient(trust_env=False)
+    return AsyncOpenAI(base_url=f"{target.url}/v1", api_key="none", max_retries=0, timeout=REQUEST_TIMEOUT_S, http_client=direct)
+
+
+def _describe(error: BaseException) -> str:
+    cause = error.__cause__ if str(error) in ("", "Connection error.") and error.__cause__ else error
+    return f"{type(error).__name__}: {cause}".splitlines()[0][:500]

@@ -1,0 +1,98 @@
+"""`pensieve compare`: the same conversations against each way of serving."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vllm_pensieve.bench.options import CompareOptions, make_plan
+from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.workloads.errors import UsageError
+
+FAILED_STATUS = 1
+INTERRUPTED_STATUS = 130
+
+
+def compare(
+    out: Annotated[Path, typer.Option(help="Folder for summary.json, requests.jsonl, figures and logs.")],
+    model: Annotated[str, typer.Option(help="Model name or folder; `demo` is a random model made on this machine.")] = "demo",
+    modes: Annotated[
+        str, typer.Option(help="Comma-separated: vllm, vllm-apc, pensieve, pensieve-lru, pensieve-no-recovery.")
+    ] = "vllm,vllm-apc,pensieve",
+    workload: Annotated[
+        str, typer.Option(help="demo: chats about a long text; chat: ShareGPT statistics; documents: long documents, few turns.")
+    ] = "demo",
+    dataset: Annotated[
+        Path | None, typer.Option(help="Conversations from a file in ShareGPT form (JSON or JSON lines, also .gz).")
+    ] = None,
+    sessions: Annotated[int | None, typer.Option(min=1, help="Conversations to replay.")] = None,
+    turns: Annotated[int | None, typer.Option(min=1, help="Turns of each conversation (of a dataset: at most).")] = None,
+    history_tokens: Annotated[int | None, typer.Option(min=0, help="Length of the text pasted into the first turn.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(min=1, help="Length of every reply.")] = None,
+    think_time_s: Annotated[float | None, typer.Option(min=0, help="Mean pause before each turn (exponential).")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Conversations at a time.")] = None,
+    kv_cache_gib: Annotated[float | None, typer.Option(min=0.001, help="KV memory of each server.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(min=32, help="Context of each server in tokens.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of each server, one after the other.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Measure all modes so many times, in turn, and report medians.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of texts, lengths and think times.")] = 0,
+    server_options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM_OPTIONS]", help="Options for every server.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure vLLM with and without the plugin on the same conversations.
+
+    Each mode's server runs alone, is driven over HTTP by streaming clients, and is stopped again. Without options this is the
+    demonstration: the built-in model, 8,192 tokens of history. Ctrl-C stops the servers and keeps what was measured.
+    """
+    options = CompareOptions(
+        model=model,
+        modes=modes,
+        workload=workload,
+        dataset=dataset,
+        sessions=sessions,
+        turns=turns,
+        history_tokens=history_tokens,
+        output_tokens=output_tokens,
+        think_time_s=think_time_s,
+        concurrency=concurrency,
+        kv_cache_gib=kv_cache_gib,
+        max_model_len=max_model_len,
+        port=port,
+        repeat=repeat,
+        seed=seed,
+        out=out,
+        server_options=tuple(server_options or ()),
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise typer.Exit(carry_out(make_plan(options)))
+
+
+def carry_out(plan: ComparePlan) -> int:
+    """Run the comparison, write and print its results; return the exit status (1: something failed, 130: interrupted)."""
+    from vllm_pensieve.bench.compare import run_comparison
+    from vllm_pensieve.bench.figures import draw_figures
+    from vllm_pensieve.bench.summary import build_summary, put_earlier_results_aside, write_summary
+    from vllm_pensieve.cli.view import ConsoleView, print_summary
+
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    earlier = put_earlier_results_aside(plan.out)
+    with ConsoleView(plan) as view:
+        if earlier:
+            view.note(f"earlier results are now in {earlier}")
+        runs = run_comparison(
+            plan, view, lambda runs: write_summary(plan.out / "summary.json", build_summary(plan, runs, date))
+        )
+    first = runs[0]
+    if first.failure and first.start_up_s is None and first.failure.reason:
+        raise UsageError(f"the server of mode {first.mode.name} did not start: {first.failure.reason}\nIts log: {first.command.log}")
+    summary = build_summary(plan, runs, date)
+    figures = draw_figures(summary, plan.out)
+    print_summary(summary, plan.out, figures)
+    if summary["interrupted"]:
+        return INTERRUPTED_STATUS
+    return FAILED_STATUS if summary["failures"] else 0

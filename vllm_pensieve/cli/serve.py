@@ -1,0 +1,58 @@
+"""`pensieve serve`: vLLM's own server with the plugin on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vllm_pensieve.demo_model import DEMO_MODEL_NAME, resolve_model
+from vllm_pensieve.workloads.errors import UsageError
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Model name or folder, or `demo` for the built-in random model.")],
+    pensieve_config: Annotated[
+        str | None, typer.Option(metavar="JSON|FILE", help="Settings of the plugin: a JSON object, or a file that holds one.")
+    ] = None,
+) -> None:
+    """Serve a model with vLLM and the plugin. Every other option goes to vLLM's server unchanged."""
+    if model.startswith("-"):
+        raise UsageError(f"name the model first: pensieve serve MODEL {model} ...")
+    environment = serve_environment(dict(os.environ), pensieve_config)
+    arguments = serve_arguments(model, context.args)
+    os.execve(sys.executable, arguments, environment)
+
+
+def serve_arguments(model: str, options: list[str]) -> list[str]:
+    """Return the server's command line; the demo model keeps its short name unless `options` name it otherwise."""
+    arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_model(model)]
+    named = any(option.split("=")[0] == "--served-model-name" for option in options)
+    if model == DEMO_MODEL_NAME and not named:
+        arguments += ["--served-model-name", DEMO_MODEL_NAME]
+    return [*arguments, *options]
+
+
+def serve_environment(base: dict[str, str], config: str | None) -> dict[str, str]:
+    """Return `base` with the plugin on and its settings, if given. Raises UsageError if they are no JSON object."""
+    if config is None:
+        return base | {"VLLM_PENSIEVE": "1"}
+    text, where = config, "--pensieve-config"
+    if not config.lstrip().startswith("{"):
+        where = f"--pensieve-config {config}"
+        try:
+            text = Path(config).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{where} is neither a JSON object nor a file that can be read: {error}") from error
+    try:
+        settings = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}: malformed JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{where}: a JSON object is needed, not {type(settings).__name__}")
+    return base | {"VLLM_PENSIEVE": "1", "VLLM_PENSIEVE_CONFIG": json.dumps(settings)}

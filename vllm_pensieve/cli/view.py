@@ -1,0 +1,133 @@
+"""What `pensieve compare` shows: progress while it runs, failures as they happen, and the table at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vllm_pensieve.bench.compare import ModeRun
+from vllm_pensieve.bench.modes import Mode
+from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.bench.records import RequestRecord
+
+
+class ConsoleView:
+    """Shows one progress line per mode and repeat; a line of text at each change, so that a log file tells the same."""
+
+    def __init__(self, plan: ComparePlan) -> None:
+        self._plan = plan
+        self._console = Console()
+        columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}"))
+        self._progress = Progress(*columns, console=self._console)
+        self._task: TaskID | None = None
+        self._failed = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """Show one line of text."""
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def mode_started(self, mode: Mode, repeat: int) -> None:
+        """Show a new progress line."""
+        name = mode.name if self._plan.repeat == 1 else f"{mode.name} ({repeat + 1}/{self._plan.repeat})"
+        self._failed = 0
+        self._task = self._progress.add_task(name, total=self._plan.requests, state="starting the server")
+
+    def waiting(self, elapsed_s: float) -> None:
+        """Show for how long the server has been starting."""
+        self._set(state=f"starting the server, {elapsed_s:.0f} s")
+
+    def measuring(self) -> None:
+        """Show that requests are being sent."""
+        self._set(state="measuring")
+
+    def recorded(self, record: RequestRecord) -> None:
+        """Count a request; show why it failed, if it did."""
+        if record.error:
+            self._failed += 1
+            self.note(f"  {record.session}, turn {record.turn} failed: {record.error}")
+        self._set(advance=1, state=f"measuring, {self._failed} failed" if self._failed else "measuring")
+
+    def mode_ended(self, run: ModeRun) -> None:
+        """Show how the mode went; with the end of the log if its server died."""
+        if run.failure:
+            self._set(state="failed")
+            self.note(f"{run.mode.name}: {run.failure}. The last lines of {run.command.log}:")
+            self.note(run.failure.log_tail)
+        elif run.interrupted:
+            self._set(state="interrupted")
+        else:
+            self._set(state=f"done, {self._failed} failed" if self._failed else "done")
+        if self._task is not None:
+            self._progress.stop_task(self._task)
+
+    def _set(self, **changes: Any) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, **changes)
+
+
+def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> None:
+    """Print the table, the speed-ups, what failed, and where the files are."""
+    console = Console()
+    if summary["modes"]:
+        console.print(_table(summary["modes"]))
+    for pair, speedup in summary["speedup"].items():
+        mode, baseline = pair.split("/")
+        console.print(f"{mode} against {baseline}: {_speedup_text(speedup)}", highlight=False)
+    if summary["outputs_identical"] is not None:
+        differing = summary["outputs_differing"]
+        same = "all outputs identical" if not differing else f"{differing} requests got different texts in different runs"
+        console.print(f"{same} (greedy decoding; bfloat16 may differ with the batch)" if differing else same, highlight=False)
+    for failure in summary["failures"]:
+        count = sum(failure["requests"].values())
+        server = f", {failure['server']}" if failure["server"] else ""
+        console.print(f"{failure['mode']}: {count} requests failed{server}", style="red", highlight=False)
+    if summary["interrupted"]:
+        console.print("interrupted: these are the requests that had finished", style="red")
+    names = ["summary.json", "requests.jsonl", "logs/", *(figure.name for figure in figures)]
+    console.print(f"{out}: {', '.join(names)}", highlight=False, soft_wrap=True)
+
+
+def _table(modes: dict[str, Any]) -> Table:
+    table = Table(title="Time to first token (TTFT) and throughput")
+    table.add_column("mode", no_wrap=True)
+    for heading in ("requests", "failed", "req/s", "TTFT mean", "p90", "turn 5+", "per token", "prompt computed"):
+        table.add_column(heading, justify="right")
+    for name, numbers in modes.items():
+        ttft, prompt = numbers["ttft_s"], numbers["prompt_tokens"]
+        computed = prompt.get("recovered", 0) + prompt.get("new", 0)
+        table.add_row(
+            name,
+            str(numbers["requests"]),
+            str(numbers["failed"]),
+            f"{numbers['throughput_rps']:.2f}",
+            _seconds(ttft["mean"]),
+            _seconds(ttft["p90"]),
+            _seconds(ttft["mean_turn5plus"]),
+            _seconds(numbers["tpot_s"]["mean"]),
+            f"{computed / prompt['total']:.0%}" if prompt.get("total") else "-",
+        )
+    return table
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _speedup_text(speedup: dict[str, Any]) -> str:
+    names = {"ttft_mean": "TTFT", "ttft_mean_turn5plus": "TTFT from turn 5 on", "throughput": "throughput"}
+    return ", ".join(f"{text} {speedup[key]:.2f}x" for key, text in names.items() if speedup[key] is not None)
