@@ -1,6 +1,5 @@
 """A KV connector that brings a fixed number of tokens behind the local prefix, on the fake device."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from vllm.config import KVTransferConfig
@@ -18,11 +17,6 @@ def bringing(tokens: int, asynchronously: bool) -> KVTransferConfig:
     )
 
 
-@dataclass
-class Nothing(KVConnectorMetadata):
-    loads: list[Any] = field(default_factory=list)
-
-
 class TailConnector(KVConnectorBase_V1):
     """Every request finds the tokens once. `device` is set by the test."""
 
@@ -31,31 +25,27 @@ class TailConnector(KVConnectorBase_V1):
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any = None) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self.options = vllm_config.kv_transfer_config.kv_connector_extra_config
+        self.starts: dict[str, int] = {}  # where a request's tail begins, behind its local prefix
         self.loaded: set[str] = set()
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
         if request.request_id in self.loaded or num_computed_tokens + self.options["tokens"] >= request.num_tokens:
             return 0, False
+        self.starts[request.request_id] = num_computed_tokens
         return self.options["tokens"], self.options["asynchronously"]
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         if not num_external_tokens:
             return
         self.loaded.add(request.request_id)
-        size = self.device.block_tokens
+        size, start = self.device.block_tokens, self.starts[request.request_id]
         hashes = self.device.hashes(request.all_token_ids[:])
-        local = self.local_tokens(request, num_external_tokens)
-        for index in range(local // size, (local + num_external_tokens) // size):
+        for index in range(start // size, (start + num_external_tokens) // size):
             block = blocks.get_block_ids()[0][index]
             self.device.contents(block)[:] = hashes[index * size : (index + 1) * size]
 
-    def local_tokens(self, request: Any, num_external_tokens: int) -> int:
-        """Where the tail begins: behind the last local block, which the position need not have reached."""
-        local = request.prefill_stats.num_local_cached_tokens
-        return local
-
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
-        return Nothing()
+        return KVConnectorMetadata()
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None: ...
 

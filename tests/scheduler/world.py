@@ -176,7 +176,7 @@ class World:
 
     @property
     def walks(self) -> dict:
-        return self.scheduler.walks
+        return getattr(self.scheduler, "walks", {})  # stock vLLM's has none
 
     @property
     def free_blocks(self) -> int:

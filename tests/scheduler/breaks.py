@@ -1,0 +1,60 @@
+"""Ways to break a scheduler of pensieve on purpose."""
+
+from types import MethodType
+
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from vllm_pensieve.scheduler import PensieveMixin
+
+
+def skip_recomputation(scheduler: PensieveMixin) -> None:
+    """Blocks for the holes are allocated, and the position goes straight to the end of the kept prefix."""
+
+    def mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs) -> int:
+        return Scheduler._mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs)
+
+    def reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens) -> int:
+        return Scheduler._reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens)
+
+    def update_after_schedule(self, output) -> None:
+        Scheduler._update_after_schedule(self, output)
+        for request_id in output.num_scheduled_tokens:
+            self.walks.pop(request_id, None)
+
+    _replace(scheduler, mark_prefix_replay, reserve_prefill_lookahead, update_after_schedule)
+
+
+def hash_whole_holes_at_once(scheduler: PensieveMixin) -> None:
+    """A hole is found by others from its first chunk on."""
+
+    def reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens) -> int:
+        num = type(self)._reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens)
+        if walk := self.walks.get(request.request_id):
+            walk.chunk = walk.holes[0]
+        return num
+
+    _replace(scheduler, reserve_prefill_lookahead)
+
+
+def never_resend(scheduler: PensieveMixin) -> None:
+    """A request that jumped goes out like any other running request."""
+
+    def make_cached_request_data(self, *args, **kwargs):
+        self._jumped.clear()
+        return Scheduler._make_cached_request_data(self, *args, **kwargs)
+
+    _replace(scheduler, make_cached_request_data)
+
+
+def keep_hashes_at_preemption(scheduler: PensieveMixin) -> None:
+    """Stock's way: what the step was to compute for a request that loses its place stays hashed."""
+
+    def preempt_request(self, *args, **kwargs) -> None:
+        Scheduler._preempt_request(self, *args, **kwargs)
+
+    _replace(scheduler, preempt_request)
+
+
+def _replace(scheduler: PensieveMixin, *hooks) -> None:
+    for hook in hooks:
+        setattr(scheduler, f"_{hook.__name__}", MethodType(hook, scheduler))
