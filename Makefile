@@ -1,0 +1,48 @@
+# The tasks of this repository. Everything happens in .venv, which the first task makes.
+
+PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
+VENV := .venv/bin
+# What Python compiles once need not be compiled again by every server that is started.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
+
+.PHONY: demo
+demo: setup ## compare vLLM with and without the plugin; results go to out/demo
+	$(VENV)/pensieve compare --out out/demo
+
+.PHONY: test
+test: lint ## lint, then the fast tests, then those that start vLLM
+	$(VENV)/python -m pytest
+
+.PHONY: lint
+lint: setup-dev ## style and types
+	$(VENV)/python -m ruff check .
+	$(VENV)/python -m ruff format --check .
+	$(VENV)/python -m mypy
+
+.PHONY: format
+format: setup-dev ## put the code into the common format
+	$(VENV)/python -m ruff check --fix .
+	$(VENV)/python -m ruff format .
+
+.PHONY: conformance
+conformance: setup-dev ## vLLM's own scheduler tests, with its classes and with ours
+	scripts/vllm_conformance.sh
+
+.PHONY: setup
+setup: ## make .venv with what the package needs
+	@$(PYTHON) scripts/setup_env.py
+
+.PHONY: setup-dev
+setup-dev: ## make .venv with what the tests need as well
+	@$(PYTHON) scripts/setup_env.py --dev
+
+.PHONY: clean
+clean: ## remove .venv and everything that was made
+	rm -rf .venv out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
