@@ -1,0 +1,141 @@
+"""Real vLLM on a tiny model in this process, stepped by hand: prompts in, outputs out, blocks dropped in between."""
+
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm import LLM, RequestOutput, SamplingParams
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher
+from vllm.v1.request import Request
+
+BLOCK_TOKENS = 32
+POISON = 7.5
+PENSIEVE = "vllm_pensieve.scheduler.make_scheduler"
+
+
+def greedy(output_tokens: int) -> SamplingParams:
+    return SamplingParams(temperature=0, max_tokens=output_tokens, ignore_eos=True, logprobs=5)
+
+
+class Served:
+    """One engine in float32. `settings` are the plugin's; the default jumps over every kept block."""
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        scheduler: str | type | None = PENSIEVE,
+        settings: dict[str, Any] | None = None,
+        blocks: int = 400,
+        step_tokens: int = 256,
+        max_requests: int = 16,
+        max_model_tokens: int = 2048,
+        **engine_options: Any,
+    ) -> None:
+        if scheduler is not None:
+            engine_options["additional_config"] = {"pensieve": {"step_cost_tokens": 0} | (settings or {})}
+        self.llm = LLM(
+            model=str(model),
+            dtype="float32",
+            enforce_eager=True,
+            seed=0,
+            block_size=BLOCK_TOKENS,
+            max_model_len=max_model_tokens,
+            max_num_batched_tokens=step_tokens,
+            max_num_seqs=max_requests,
+            num_gpu_blocks_override=blocks,
+            enable_prefix_caching=True,
+            enable_chunked_prefill=True,
+            disable_log_stats=False,
+            scheduler_cls=scheduler,
+            **engine_options,
+        )
+        self.engine = self.llm.llm_engine
+        self.core = self.engine.engine_core.engine_core
+        self.scheduler = self.core.scheduler
+        self.pool = self.scheduler.kv_cache_manager.block_pool
+        self._names = (f"request-{i}" for i in itertools.count())
+
+    # -- requests ----------------------------------------------------------
+    def add(self, prompt: Sequence[int], output_tokens: int = 8, name: str | None = None, **kwargs: Any) -> str:
+        name = name or next(self._names)
+        self.engine.add_request(name, {"prompt_token_ids": list(prompt)}, greedy(output_tokens), **kwargs)
+        return name
+
+    def step(self) -> dict[str, RequestOutput]:
+        """One engine step; the requests that it finished."""
+        return {output.request_id: output for output in self.engine.step() if output.finished}
+
+    def drain(self) -> dict[str, RequestOutput]:
+        outputs: dict[str, RequestOutput] = {}
+        while self.engine.has_unfinished_requests():
+            outputs |= self.step()
+        return outputs
+
+    def serve(self, prompts: Iterable[Sequence[int]], output_tokens: int = 8) -> list[RequestOutput]:
+        """All prompts at once."""
+        names = [self.add(prompt, output_tokens) for prompt in prompts]
+        outputs = self.drain()
+        return [outputs[name] for name in names]
+
+    def scheduled(self, name: str) -> Request | None:
+        """The scheduler's view of a request, whose id there has a suffix."""
+        return next((r for i, r in self.scheduler.requests.items() if i.rsplit("-", 1)[0] == name), None)
+
+    # -- blocks ------------------------------------------------------------
+    def cached_blocks(self, tokens: Sequence[int]) -> list[int | None]:
+        """Block id per full block of `tokens`, None where it is not cached."""
+        probe = Request(
+            request_id="probe",
+            prompt_token_ids=list(tokens),
+            sampling_params=greedy(1),
+            pooling_params=None,
+            block_hasher=self.core.request_block_hasher,
+        )
+        hits = [self.pool.get_cached_block(block_hash, [0]) for block_hash in probe.block_hashes]
+        return [hit[0].block_id if hit else None for hit in hits]
+
+    def drop(self, tokens: Sequence[int], indexes: Iterable[int]) -> None:
+        """Evict these blocks of a sequence, every copy of them; free blocks without content are poisoned."""
+        wanted = set(indexes)
+        while ids := {b for i, b in enumerate(self.cached_blocks(tokens)) if i in wanted and b is not None}:
+            assert all(self.pool.blocks[block].ref_cnt == 0 for block in ids), "in use"
+            self.pool.evict_blocks(ids)
+        self.poison_empty_blocks()
+
+    def poison_empty_blocks(self) -> int:
+        """Overwrite the KV of every free block that caches nothing; returns how many there are."""
+        empty = [b.block_id for b in self.pool.blocks if b.ref_cnt == 0 and b.block_hash is None and not b.is_null]
+        for layer in self.core.model_executor.driver_worker.worker.model_runner.kv_caches:
+            assert layer.shape[0] == self.pool.num_gpu_blocks
+            layer[empty] = POISON
+        return len(empty)
+
+    # -- claims ------------------------------------------------------------
+    @property
+    def prompt_tokens(self) -> dict[str, int]:
+        return dict(self.scheduler.pensieve_stats.prompt_tokens)
+
+    def assert_nothing_left(self) -> None:
+        assert not self.scheduler.requests and not self.scheduler.running and not self.scheduler.walks
+        assert self.pool.get_num_free_blocks() == self.pool.num_gpu_blocks - 1
+        self.pool.free_block_queue.check_integrity()
+
+
+def largest_logprob_difference(a: RequestOutput, b: RequestOutput) -> float:
+    """Over the tokens that both outputs list among their five likeliest at the same place."""
+    return max(
+        abs(p[token].logprob - q[token].logprob)
+        for p, q in zip(a.outputs[0].logprobs, b.outputs[0].logprobs, strict=True)
+        for token in p.keys() & q.keys()
+    )
+
+
+def token_ids(output: RequestOutput) -> list[int]:
+    return list(output.outputs[0].token_ids)
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(1, 256), k=count)
