@@ -35,9 +35,15 @@ def test_changed_settings_build_the_same_config_again():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"evction_policy": "lru"}, "unknown setting 'evction_policy'; did you mean 'eviction_policy'"),
+        (
+            {"evction_policy": "lru"},
+            "unknown setting 'evction_policy'; did you mean 'eviction_policy'",
+        ),
         ({"colour": 1}, "unknown setting 'colour'.*Known settings: eviction_policy, recovery"),
-        ({"eviction_policy": "mru"}, "'eviction_policy' is 'mru'; allowed: one of retention, lru, fifo"),
+        (
+            {"eviction_policy": "mru"},
+            "'eviction_policy' is 'mru'; allowed: one of retention, lru, fifo",
+        ),
         ({"eviction_policy": 3}, "'eviction_policy' is 3; allowed: a string"),
         ({"recovery": "no"}, "'recovery' is 'no'; allowed: true or false"),
         ({"step_cost_tokens": -1}, "'step_cost_tokens' is -1; allowed: 0 or more"),
@@ -57,8 +63,16 @@ def test_a_bad_setting_is_refused_by_name_value_and_what_is_allowed(settings, me
     [
         ({}, {"VLLM_PENSIEVE": "yes"}, "VLLM_PENSIEVE='yes' is not understood; allowed: 1"),
         ({"pensieve": True}, {}, "is True; a JSON object of settings is expected"),
-        ({"pensieve": {}}, {"VLLM_PENSIEVE_CONFIG": "{bad"}, "VLLM_PENSIEVE_CONFIG is not valid JSON"),
-        ({"pensieve": {}}, {"VLLM_PENSIEVE_CONFIG": "/no/such/file"}, "neither a JSON object nor a file"),
+        (
+            {"pensieve": {}},
+            {"VLLM_PENSIEVE_CONFIG": "{bad"},
+            "VLLM_PENSIEVE_CONFIG is not valid JSON",
+        ),
+        (
+            {"pensieve": {}},
+            {"VLLM_PENSIEVE_CONFIG": "/no/such/file"},
+            "neither a JSON object nor a file",
+        ),
     ],
 )
 def test_a_switch_or_source_that_cannot_be_read_is_refused(additional_config, environment, message):

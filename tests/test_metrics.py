@@ -30,4 +30,7 @@ def test_the_log_line_covers_what_came_since_the_last_one():
     assert reporter.line() is None
     stats.count_prompt(total=200, resident=0, recovered=50)
     reporter.observe(snapshot(stats, evicted=7))
-    assert "200 prompt tokens (resident 0.0%, swapped 0.0%, recovered 25.0%, new 75.0%), 2 blocks" in reporter.line()
+    assert (
+        "200 prompt tokens (resident 0.0%, swapped 0.0%, recovered 25.0%, new 75.0%), 2 blocks"
+        in reporter.line()
+    )

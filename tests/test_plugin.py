@@ -26,7 +26,9 @@ def test_off_it_leaves_the_engine_arguments_alone(engine_args):
 
 
 @pytest.mark.parametrize("switch", ["environment", "additional_config"])
-def test_on_it_sets_the_scheduler_and_passes_the_changed_settings_on(engine_args, monkeypatch, switch):
+def test_on_it_sets_the_scheduler_and_passes_the_changed_settings_on(
+    engine_args, monkeypatch, switch
+):
     additional = {"other": 1}
     if switch == "environment":
         monkeypatch.setenv("VLLM_PENSIEVE", "1")
@@ -37,7 +39,9 @@ def test_on_it_sets_the_scheduler_and_passes_the_changed_settings_on(engine_args
     plugin.configure(args)
     assert args.scheduler_cls == "vllm_pensieve.scheduler.make_scheduler"
     assert args.additional_config == {"other": 1, "pensieve": {"recovery": False}}
-    plugin.configure(args)  # a second time, as when a configuration is made from the same arguments again
+    plugin.configure(
+        args
+    )  # a second time, as when a configuration is made from the same arguments again
     assert args.scheduler_cls == "vllm_pensieve.scheduler.make_scheduler"
 
 
@@ -71,10 +75,14 @@ def test_a_hook_that_changed_is_refused_by_name(monkeypatch):
     from vllm.v1.core.block_pool import BlockPool
 
     monkeypatch.setattr(BlockPool, "evict_blocks", lambda self: None)
-    with pytest.raises(compat.UnsupportedVllmError, match=r"BlockPool\.evict_blocks has no parameter 'block_ids'"):
+    with pytest.raises(
+        compat.UnsupportedVllmError, match=r"BlockPool\.evict_blocks has no parameter 'block_ids'"
+    ):
         compat.check_vllm()
     monkeypatch.delattr(BlockPool, "evict_blocks")
-    with pytest.raises(compat.UnsupportedVllmError, match=r"BlockPool\.evict_blocks does not exist"):
+    with pytest.raises(
+        compat.UnsupportedVllmError, match=r"BlockPool\.evict_blocks does not exist"
+    ):
         compat.check_vllm()
 
 
@@ -89,5 +97,7 @@ def test_vllm_finds_the_plugin_and_it_changes_nothing_when_off():
         "assert 'vllm_pensieve.scheduler' not in sys.modules\n"
         "print('found')\n"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip().endswith("found"), done.stderr[-2000:]

@@ -17,7 +17,11 @@ SUPPORTED = "0.32"
 # module, qualified name, parameters that our override or call relies on
 HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("vllm.engine.arg_utils", "EngineArgs.create_engine_config", ()),
-    ("vllm.v1.core.sched.scheduler", "Scheduler._mark_prefix_replay", ("request", "num_hit_tokens")),
+    (
+        "vllm.v1.core.sched.scheduler",
+        "Scheduler._mark_prefix_replay",
+        ("request", "num_hit_tokens"),
+    ),
     (
         "vllm.v1.core.sched.scheduler",
         "Scheduler._reserve_prefill_lookahead",
@@ -37,11 +41,25 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "vllm.v1.core.kv_cache_manager",
         "KVCacheManager.allocate_slots",
-        ("request", "num_new_tokens", "new_computed_blocks", "reserved_blocks", "full_sequence_must_fit"),
+        (
+            "request",
+            "num_new_tokens",
+            "new_computed_blocks",
+            "reserved_blocks",
+            "full_sequence_must_fit",
+        ),
     ),
-    ("vllm.v1.core.kv_cache_manager", "KVCacheManager.record_prefix_cache_stats", ("request", "num_hits")),
+    (
+        "vllm.v1.core.kv_cache_manager",
+        "KVCacheManager.record_prefix_cache_stats",
+        ("request", "num_hits"),
+    ),
     ("vllm.v1.core.kv_cache_manager", "KVCacheManager.pop_blocks_for_free", ("request",)),
-    ("vllm.v1.core.block_pool", "BlockPool.cache_full_blocks", ("request", "blocks", "num_cached_blocks")),
+    (
+        "vllm.v1.core.block_pool",
+        "BlockPool.cache_full_blocks",
+        ("request", "blocks", "num_cached_blocks"),
+    ),
     ("vllm.v1.core.block_pool", "BlockPool._insert_block_hash", ()),
     ("vllm.v1.core.block_pool", "BlockPool._remove_cached_block_hashes", ()),
     ("vllm.v1.core.block_pool", "BlockPool.evict_blocks", ("block_ids",)),
@@ -107,7 +125,7 @@ def wrap_create_engine_config(before: Callable[[Any], None]) -> None:
         return stock(self, *args, **kwargs)
 
     create_engine_config.wrapped_by_pensieve = True  # type: ignore[attr-defined]
-    EngineArgs.create_engine_config = create_engine_config  # type: ignore[method-assign]
+    EngineArgs.create_engine_config = create_engine_config
 
 
 def model_shape(model_config: ModelConfig) -> ModelShape:
@@ -127,7 +145,8 @@ def model_shape(model_config: ModelConfig) -> ModelShape:
         kv_heads=model_config.get_total_num_kv_heads(),
         head_dim=model_config.get_head_size(),
         feed_forward_size=experts * (feed_forward_size or 4 * hidden_size),
-        gated_feed_forward=getattr(config, "model_type", "") not in ("gpt2", "opt", "gpt_neox", "gptj", "bloom", "phi"),
+        gated_feed_forward=getattr(config, "model_type", "")
+        not in ("gpt2", "opt", "gpt_neox", "gptj", "bloom", "phi"),
     )
 
 
@@ -154,7 +173,10 @@ def why_plain_prefixes(vllm_config: Any, kv_cache_manager: Any) -> str | None:
         or type(coordinator.single_type_managers[0]) is not FullAttentionManager
     ):
         return "the model has other cache groups than one of full attention (sliding window, Mamba or hybrid)"
-    if coordinator.single_type_managers[0].block_size != kv_cache_manager.block_pool.hash_block_size:
+    if (
+        coordinator.single_type_managers[0].block_size
+        != kv_cache_manager.block_pool.hash_block_size
+    ):
         return "the hash block size differs from the block size"
     if vllm_config.kv_transfer_config is not None:
         return "a KV connector is configured"
@@ -217,6 +239,6 @@ def report_pensieve_stats() -> None:
                 log_fn(line)
             super().log(log_fn=log_fn)
 
-    loggers.KVConnectorProm = Prom  # type: ignore[misc]
-    loggers.KVConnectorLogging = Logging  # type: ignore[misc]
+    loggers.KVConnectorProm = Prom
+    loggers.KVConnectorLogging = Logging
     loggers.PrometheusStatLogger._kv_connector_cls = Prom

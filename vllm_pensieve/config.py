@@ -47,7 +47,9 @@ class PensieveConfig:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), type(field.default))
         if self.eviction_policy not in EVICTION_POLICIES:
-            _refuse("eviction_policy", self.eviction_policy, "one of " + ", ".join(EVICTION_POLICIES))
+            _refuse(
+                "eviction_policy", self.eviction_policy, "one of " + ", ".join(EVICTION_POLICIES)
+            )
         if self.step_cost_tokens < 0:
             _refuse("step_cost_tokens", self.step_cost_tokens, "0 or more")
         if not 1.0 <= self.cost_bucket_ratio <= 2.0:
@@ -67,7 +69,9 @@ class PensieveConfig:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ConfigError(f"pensieve: unknown setting {key!r}{hint} Known settings: {', '.join(known)}.")
+                raise ConfigError(
+                    f"pensieve: unknown setting {key!r}{hint} Known settings: {', '.join(known)}."
+                )
         return cls(**settings)
 
     def changed_settings(self) -> dict[str, Any]:
@@ -94,7 +98,9 @@ def switched_on(
     environment = os.environ if environment is None else environment
     switch = environment.get(SWITCH, "").strip()
     if switch not in ("", "0", "1"):
-        raise ConfigError(f"pensieve: {SWITCH}={switch!r} is not understood; allowed: 1 (on), 0 or unset (off).")
+        raise ConfigError(
+            f"pensieve: {SWITCH}={switch!r} is not understood; allowed: 1 (on), 0 or unset (off)."
+        )
     own = (additional_config or {}).get(ADDITIONAL_CONFIG_KEY)
     if own is not None and not isinstance(own, Mapping):
         raise ConfigError(
@@ -103,7 +109,9 @@ def switched_on(
         )
     if switch != "1" and own is None:
         return None
-    return PensieveConfig.from_mapping(_read_settings(environment.get(SETTINGS, "")) | dict(own or {}))
+    return PensieveConfig.from_mapping(
+        _read_settings(environment.get(SETTINGS, "")) | dict(own or {})
+    )
 
 
 def _read_settings(text: str) -> dict[str, Any]:
@@ -124,7 +132,9 @@ def _read_settings(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"pensieve: {source} is not valid JSON: {error}") from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"pensieve: {source} holds {settings!r}; a JSON object of settings is expected.")
+        raise ConfigError(
+            f"pensieve: {source} holds {settings!r}; a JSON object of settings is expected."
+        )
     return settings
 
 
@@ -132,7 +142,13 @@ def _check_type(key: str, value: Any, wanted: type) -> None:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        _refuse(key, value, {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[wanted])
+        _refuse(
+            key,
+            value,
+            {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[
+                wanted
+            ],
+        )
 
 
 def _refuse(key: str, value: Any, allowed: str) -> None:

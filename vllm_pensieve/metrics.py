@@ -62,7 +62,9 @@ class PrometheusReporter:
                 [*labelnames, "source"],
             ),
             "evictions": Counter(
-                "vllm:pensieve_evictions", "Cached blocks evicted from GPU memory.", [*labelnames, "to"]
+                "vllm:pensieve_evictions",
+                "Cached blocks evicted from GPU memory.",
+                [*labelnames, "to"],
             ),
         }
         self._blocks = Gauge("vllm:pensieve_blocks", "KV blocks by state.", [*labelnames, "state"])
@@ -97,7 +99,9 @@ class LogReporter:
         """The line, or None when no prompt was admitted since the last one."""
         if self._latest is None:
             return None
-        tokens = {source: n - self._logged[source] for source, n in self._latest["prompt_tokens"].items()}
+        tokens = {
+            source: n - self._logged[source] for source, n in self._latest["prompt_tokens"].items()
+        }
         total = sum(tokens.values())
         if not total:
             return None

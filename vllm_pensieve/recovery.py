@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from vllm_pensieve.space.restore_plan import RestorePlan
 
@@ -60,4 +61,4 @@ class Walk:
     def check_integrity(self) -> None:
         """AssertionError unless the holes are in order, apart from each other, and end before the kept prefix does."""
         edges = [edge for hole in self.holes for edge in hole] + [self.end]
-        assert all(a < b for a, b in zip(edges, edges[1:], strict=False)), (self.holes, self.end)
+        assert all(a < b for a, b in pairwise(edges)), (self.holes, self.end)

@@ -116,7 +116,9 @@ def test_lru_evicts_the_deepest_of_a_sequence_first_and_retention_the_leading_on
 
 def test_a_block_twice_as_dear_outlives_one_idle_less_than_twice_as_long():
     cheap, dear = 0, 1
-    position = next(p for p in range(0, 10**6, BLOCK) if COST.span(p, p + BLOCK) >= 2 * COST.span(0, BLOCK))
+    position = next(
+        p for p in range(0, 10**6, BLOCK) if COST.span(p, p + BLOCK) >= 2 * COST.span(0, BLOCK)
+    )
     for dear_idle_s, first in ((19.0, cheap), (21.0, dear)):
         order = order_of("retention")
         order.insert([dear], [position], 100.0 - dear_idle_s)
@@ -130,7 +132,9 @@ def test_a_bucket_misjudges_a_value_by_less_than_its_ratio(positions, ratio):
     for key, position in enumerate(positions):
         order.insert([key], [position * BLOCK], float(key))
     now_s = len(positions) + 1.0
-    values = [COST.span(p * BLOCK, (p + 1) * BLOCK) / (now_s - key) for key, p in enumerate(positions)]
+    values = [
+        COST.span(p * BLOCK, (p + 1) * BLOCK) / (now_s - key) for key, p in enumerate(positions)
+    ]
     left = set(range(len(positions)))
     for key in order.evict(len(positions), now_s):
         assert values[key] <= min(values[other] for other in left) * ratio * (1 + 1e-9)
@@ -138,5 +142,5 @@ def test_a_bucket_misjudges_a_value_by_less_than_its_ratio(positions, ratio):
 
 
 def test_an_unknown_policy_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match="'mru'.*retention, lru, fifo"):
+    with pytest.raises(ValueError, match=r"'mru'.*retention, lru, fifo"):
         make_order("mru", COST, BLOCK, 1.0)

@@ -106,7 +106,9 @@ def test_a_vllm_pool_works_on_the_queue_through_random_use(policy):
         elif action < 0.98:
             pool.evict_blocks({random.randrange(1, 64)})
         pool.free_block_queue.check_integrity()
-        assert pool.get_num_free_blocks() == sum(b.ref_cnt == 0 and not b.is_null for b in pool.blocks)
+        assert pool.get_num_free_blocks() == sum(
+            b.ref_cnt == 0 and not b.is_null for b in pool.blocks
+        )
     for blocks in in_use:
         pool.free_blocks(blocks)
     assert pool.reset_prefix_cache()

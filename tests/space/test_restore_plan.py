@@ -37,7 +37,11 @@ def test_without_a_price_of_a_step_every_resident_block_is_used(pattern, runs):
 
 
 def test_a_short_resident_run_is_computed_with_its_neighbours_when_a_step_costs_more():
-    assert plan_of("#.#.######", step_cost_tokens=64).runs == (Run(R, 0, 1), Run(D, 1, 4), Run(R, 4, 10))
+    assert plan_of("#.#.######", step_cost_tokens=64).runs == (
+        Run(R, 0, 1),
+        Run(D, 1, 4),
+        Run(R, 4, 10),
+    )
 
 
 def test_a_short_resident_run_at_the_end_is_left_to_the_ordinary_prefill():

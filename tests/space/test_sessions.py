@@ -47,7 +47,11 @@ def test_a_request_that_was_never_begun_ends_without_effect():
 
 
 requests = st.lists(
-    st.tuples(st.sampled_from([None, "a", "b", "c", "d"]), st.lists(st.integers(0, 3), max_size=4), st.booleans())
+    st.tuples(
+        st.sampled_from([None, "a", "b", "c", "d"]),
+        st.lists(st.integers(0, 3), max_size=4),
+        st.booleans(),
+    )
 )
 
 

@@ -14,7 +14,9 @@ class ModelShape:
     query_heads: int
     kv_heads: int
     head_dim: int
-    feed_forward_size: int  # width of what one token passes through, all its active experts together
+    feed_forward_size: (
+        int  # width of what one token passes through, all its active experts together
+    )
     gated_feed_forward: bool
 
 
@@ -42,7 +44,9 @@ class CostModel:
         query = shape.query_heads * shape.head_dim
         key_value = 2 * shape.kv_heads * shape.head_dim
         projections = shape.hidden_size * (2 * query + key_value)
-        feed_forward = (3 if shape.gated_feed_forward else 2) * shape.hidden_size * shape.feed_forward_size
+        feed_forward = (
+            (3 if shape.gated_feed_forward else 2) * shape.hidden_size * shape.feed_forward_size
+        )
         return cls(
             linear=2.0 * shape.layers * (projections + feed_forward),
             attention=4.0 * shape.layers * query,
@@ -50,7 +54,10 @@ class CostModel:
 
     def span(self, start: int, end: int) -> float:
         """FLOPs to compute the tokens [start, end) when everything before them is there."""
-        return self.linear * (end - start) + self.attention * (end * (end - 1) - start * (start - 1)) / 2
+        return (
+            self.linear * (end - start)
+            + self.attention * (end * (end - 1) - start * (start - 1)) / 2
+        )
 
     def tokens_at_start(self, tokens: int) -> float:
         """FLOPs of the linear part of that many tokens: the unit in which a step's overhead is given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+
 from typing_extensions import override
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder
@@ -17,7 +18,9 @@ class FifoOrder(EvictionOrder):
     def __init__(self) -> None:
         self._arrival: dict[int, int] = {}  # of every block whose content is cached, here or in use
         self._here: set[int] = set()
-        self._heap: list[tuple[int, int]] = []  # (arrival, key); entries of removed keys are dropped when met
+        self._heap: list[
+            tuple[int, int]
+        ] = []  # (arrival, key); entries of removed keys are dropped when met
         self._arrivals = 0
 
     @override

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
+
 from typing_extensions import override
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder

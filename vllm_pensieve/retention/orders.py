@@ -9,7 +9,9 @@ from vllm_pensieve.retention.lru import LruOrder
 from vllm_pensieve.retention.value import RetentionOrder
 
 
-def make_order(name: str, cost_model: CostModel, block_size: int, cost_bucket_ratio: float) -> EvictionOrder:
+def make_order(
+    name: str, cost_model: CostModel, block_size: int, cost_bucket_ratio: float
+) -> EvictionOrder:
     """A new, empty order. ValueError if the name is none of `retention`, `lru`, `fifo`."""
     if name == RetentionOrder.name:
         return RetentionOrder(cost_model, block_size, cost_bucket_ratio)

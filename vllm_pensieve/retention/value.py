@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
+
 from typing_extensions import override
 
 from vllm_pensieve.retention.cost_model import CostModel
@@ -30,7 +31,9 @@ class RetentionOrder(EvictionOrder):
         self._cost_model = cost_model
         self._block_size = block_size
         self._log_ratio = math.log(cost_bucket_ratio)
-        self._buckets: dict[int, OrderedDict[int, float]] = {}  # bucket -> key -> time of last use, s
+        self._buckets: dict[
+            int, OrderedDict[int, float]
+        ] = {}  # bucket -> key -> time of last use, s
         self._bucket_cost: dict[int, float] = {}
         self._bucket_at: dict[int, int] = {}  # position -> bucket
         self._bucket_of: dict[int, int] = {}  # key -> bucket

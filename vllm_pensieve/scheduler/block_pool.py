@@ -20,7 +20,7 @@ class PensieveBlockPool(BlockPool):
     content_version: changes whenever a lookup by hash could give another answer than before.
     """
 
-    free_block_queue: RetentionFreeQueue  # type: ignore[assignment]
+    free_block_queue: RetentionFreeQueue
     content_version: int
 
     @classmethod

@@ -61,7 +61,7 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._step_cost_tokens = step_cost_tokens
         manager._attention = manager.coordinator.single_type_managers[0]
 
-    # -- lookup ------------------------------------------------------------------------------------------------
+    # -- lookup
 
     @override
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
@@ -84,7 +84,10 @@ class PensieveKVCacheManager(KVCacheManager):
         table = self._resident_blocks(request, list(blocks.blocks[0]))
         block_size = self._attention.block_size
         plan = plan_restore(
-            [not block.is_null for block in table], self._cost_model, block_size, self._step_cost_tokens
+            [not block.is_null for block in table],
+            self._cost_model,
+            block_size,
+            self._step_cost_tokens,
         )
         if not plan.holes:
             return found, None
@@ -110,7 +113,7 @@ class PensieveKVCacheManager(KVCacheManager):
             table.append(hit[0] if hit else pool.null_block)
         return table
 
-    # -- allocation --------------------------------------------------------------------------------------------
+    # -- allocation
 
     @override
     def allocate_slots(
@@ -165,7 +168,7 @@ class PensieveKVCacheManager(KVCacheManager):
         blocks = table[start // block_size : cdiv(end, block_size)]
         return {block.block_id for block in blocks if block.block_hash is not None}
 
-    # -- the end, and statistics -------------------------------------------------------------------------------
+    # -- the end, and statistics
 
     @override
     def free(self, request: Request) -> None:

@@ -42,18 +42,25 @@ class PensieveMixin(Scheduler):
         super().__init__(*args, **kwargs)
         settings = self.vllm_config.additional_config.get(ADDITIONAL_CONFIG_KEY)
         config = PensieveConfig.from_mapping(settings or {})
-        self._report_stats = settings is not None  # only then does the plugin stand ready to read them
+        self._report_stats = (
+            settings is not None
+        )  # only then does the plugin stand ready to read them
         self.pensieve_stats = PensieveStats()
         self.sessions = SessionTable(config.max_sessions)
         self.walks: dict[str, Walk] = {}
-        self._chunks: dict[str, tuple[int, int]] = {}  # tokens that the step being built computes, by request
+        self._chunks: dict[
+            str, tuple[int, int]
+        ] = {}  # tokens that the step being built computes, by request
         self._jumped: set[str] = set()  # V2 model runner: moved since the worker last heard of them
         self._resend: list[Request] = []
         self.plain_prefixes_because = why_plain_prefixes(self.vllm_config, self.kv_cache_manager)
         if self.plain_prefixes_because is None:
             self._adopt(config)
         else:
-            logger.info("Pensieve: plain prefixes in vLLM's own order, because %s", self.plain_prefixes_because)
+            logger.info(
+                "Pensieve: plain prefixes in vLLM's own order, because %s",
+                self.plain_prefixes_because,
+            )
 
     def _adopt(self, config: PensieveConfig) -> None:
         """Give the new, unused block pool and KV cache manager our classes."""
@@ -70,7 +77,8 @@ class PensieveMixin(Scheduler):
         if not config.recovery:
             self.plain_prefixes_because = "recovery is switched off"
         logger.info(
-            "Pensieve: %d blocks of %d tokens in %s order, recovery %s; attention costs as much as the rest at %d tokens",
+            "Pensieve: %d blocks of %d tokens in %s order, recovery %s; "
+            "at a depth of %d tokens attention costs as much as all else",
             manager.block_pool.num_gpu_blocks,
             block_size,
             order.name,
@@ -78,12 +86,14 @@ class PensieveMixin(Scheduler):
             cost_model.linear / cost_model.attention if cost_model.attention else 0,
         )
 
-    # -- sessions ----------------------------------------------------------------------------------------------
+    # -- sessions
 
     @override
     def add_request(self, request: Request) -> None:
         if request.request_id not in self.requests:
-            self.sessions.begin(request.request_id, request.session_id, request.block_hashes, time.monotonic())
+            self.sessions.begin(
+                request.request_id, request.session_id, request.block_hashes, time.monotonic()
+            )
         super().add_request(request)
 
     @override
@@ -91,10 +101,12 @@ class PensieveMixin(Scheduler):
         self.sessions.end(request.request_id, request.block_hashes, time.monotonic())
         super()._free_blocks(request)
 
-    # -- recovery: admission, every chunk, after the step --------------------------------------------------------
+    # -- recovery: admission, every chunk, after the step
 
     @override
-    def _mark_prefix_replay(self, request: Request, num_hit_tokens: int, *args: Any, **kwargs: Any) -> int:
+    def _mark_prefix_replay(
+        self, request: Request, num_hit_tokens: int, *args: Any, **kwargs: Any
+    ) -> int:
         """Stock takes the result off the position at admission and asks for no slots for these tokens."""
         replay = super()._mark_prefix_replay(request, num_hit_tokens, *args, **kwargs)
         walk = self.walks.get(request.request_id)
@@ -110,13 +122,20 @@ class PensieveMixin(Scheduler):
         return num_hit_tokens - walk.start
 
     @override
-    def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
+    def _reserve_prefill_lookahead(
+        self, request: Request, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
         """Called for every request before its allocation."""
-        num_new_tokens = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        num_new_tokens = super()._reserve_prefill_lookahead(
+            request, num_computed_tokens, num_new_tokens
+        )
         walk = self.walks.get(request.request_id)
         if walk is not None:
             num_new_tokens = walk.clip(num_computed_tokens, num_new_tokens)
-        self._chunks[request.request_id] = (num_computed_tokens, num_computed_tokens + num_new_tokens)
+        self._chunks[request.request_id] = (
+            num_computed_tokens,
+            num_computed_tokens + num_new_tokens,
+        )
         return num_new_tokens
 
     @override
@@ -125,8 +144,12 @@ class PensieveMixin(Scheduler):
     ) -> CachedRequestData:
         # The V2 model runner keeps positions on the GPU and only counts up: a request that jumped is sent anew.
         if self._jumped:
-            self._resend = [request for request in running_reqs if request.request_id in self._jumped]
-            running_reqs = [request for request in running_reqs if request.request_id not in self._jumped]
+            self._resend = [
+                request for request in running_reqs if request.request_id in self._jumped
+            ]
+            running_reqs = [
+                request for request in running_reqs if request.request_id not in self._jumped
+            ]
         return super()._make_cached_request_data(running_reqs, resumed_reqs, *args, **kwargs)
 
     @override
@@ -159,7 +182,7 @@ class PensieveMixin(Scheduler):
             uses_mrope=self.model_uses_mrope,
         )
 
-    # -- taken back ----------------------------------------------------------------------------------------------
+    # -- taken back
 
     @override
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -167,7 +190,9 @@ class PensieveMixin(Scheduler):
         # for it is hashed already and never will be there.
         chunk = self._chunks.pop(request.request_id, None)
         if chunk is not None and isinstance(self.kv_cache_manager, PensieveKVCacheManager):
-            self.kv_cache_manager.evict_blocks(self.kv_cache_manager.hashed_blocks(request.request_id, *chunk))
+            self.kv_cache_manager.evict_blocks(
+                self.kv_cache_manager.hashed_blocks(request.request_id, *chunk)
+            )
         super()._preempt_request(request, *args, **kwargs)
 
     @override
@@ -175,7 +200,7 @@ class PensieveMixin(Scheduler):
         self._jumped.discard(request.request_id)
         super()._free_request_blocks(request)
 
-    # -- statistics ----------------------------------------------------------------------------------------------
+    # -- statistics
 
     @override
     def make_stats(self, *args: Any, **kwargs: Any) -> SchedulerStats | None:
@@ -183,7 +208,9 @@ class PensieveMixin(Scheduler):
         if stats is not None and self._report_stats:
             stats.kv_connector_stats = {
                 **(stats.kv_connector_stats or {}),
-                STATS_KEY: self.pensieve_stats.snapshot(self.kv_cache_manager.block_pool, len(self.sessions)),
+                STATS_KEY: self.pensieve_stats.snapshot(
+                    self.kv_cache_manager.block_pool, len(self.sessions)
+                ),
             }
         return stats
 
@@ -196,7 +223,13 @@ class AsyncPensieveScheduler(PensieveMixin, AsyncScheduler):
     """For asynchronous scheduling: a step is built while the one before it still runs."""
 
 
-def make_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> PensieveScheduler | AsyncPensieveScheduler:
+def make_scheduler(
+    vllm_config: VllmConfig, **kwargs: Any
+) -> PensieveScheduler | AsyncPensieveScheduler:
     """The scheduler that the configuration asks for; vLLM calls what scheduler_cls names with keywords only."""
-    cls = AsyncPensieveScheduler if vllm_config.scheduler_config.async_scheduling else PensieveScheduler
+    cls = (
+        AsyncPensieveScheduler
+        if vllm_config.scheduler_config.async_scheduling
+        else PensieveScheduler
+    )
     return cls(vllm_config=vllm_config, **kwargs)

@@ -78,7 +78,10 @@ class RetentionFreeQueue:
         if blocks:
             self.order.insert(
                 [block.block_id for block in blocks],
-                [(block.block_hash_num_tokens or self._block_size) - self._block_size for block in blocks],
+                [
+                    (block.block_hash_num_tokens or self._block_size) - self._block_size
+                    for block in blocks
+                ],
                 self._clock(),
             )
 

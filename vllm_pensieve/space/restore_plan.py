@@ -44,7 +44,9 @@ class RestorePlan:
 
     def check_integrity(self) -> None:
         """AssertionError unless the runs tile [0, end), alternate, and end in a resident one."""
-        assert not self.runs or (self.runs[0].start == 0 and self.runs[-1].source is Source.RESIDENT)
+        assert not self.runs or (
+            self.runs[0].start == 0 and self.runs[-1].source is Source.RESIDENT
+        )
         assert all(run.start < run.end for run in self.runs)
         assert all(a.end == b.start and a.source is not b.source for a, b in pairwise(self.runs))
 
