@@ -120,7 +120,9 @@ def _byte_characters() -> list[str]:
     """The printable stand-in of every byte, in byte order, as byte-level tokenizers write them."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(BYTES) if byte not in plain]
-    stand_in = {byte: chr(byte) for byte in plain} | {byte: chr(BYTES + i) for i, byte in enumerate(others)}
+    stand_in = {byte: chr(byte) for byte in plain} | {
+        byte: chr(BYTES + i) for i, byte in enumerate(others)
+    }
     return [stand_in[byte] for byte in range(BYTES)]
 
 
@@ -131,7 +133,9 @@ def _write_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -146,7 +150,10 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 def _weights() -> dict[str, object]:
-    """Random weights by their Hugging Face names, bfloat16; channel 0 of the hidden state is 1 before the last norm, always."""
+    """Random weights by their Hugging Face names, bfloat16; channel 0 of the hidden state is 1 before the last norm, always.
+
+    Queries and keys are drawn larger than usual: attention then picks few positions, and the text depends on what was said.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(SEED)
@@ -159,14 +166,27 @@ def _weights() -> dict[str, object]:
     head = normal(VOCAB, HIDDEN, HIDDEN**-0.5) * 2.0
     head[:, 0] = -1000.0
     head[[ord(character) for character in GENERATED_TEXT], 0] = 0.0
-    weights = {"model.embed_tokens.weight": embedding, "model.norm.weight": torch.ones(HIDDEN), "lm_head.weight": head}
+    weights = {
+        "model.embed_tokens.weight": embedding,
+        "model.norm.weight": torch.ones(HIDDEN),
+        "lm_head.weight": head,
+    }
     for layer in range(LAYERS):
         name = f"model.layers.{layer}"
         kv = KV_HEADS * HEAD_DIM
-        for projection, rows in (("q", HIDDEN), ("k", kv), ("v", kv), ("o", HIDDEN)):
-            weights[f"{name}.self_attn.{projection}_proj.weight"] = normal(rows, HIDDEN, HIDDEN**-0.5)
+        for projection, rows, factor in (
+            ("q", HIDDEN, 2),
+            ("k", kv, 2),
+            ("v", kv, 1),
+            ("o", HIDDEN, 1),
+        ):
+            weights[f"{name}.self_attn.{projection}_proj.weight"] = normal(
+                rows, HIDDEN, factor * HIDDEN**-0.5
+            )
         for projection in ("gate", "up"):
-            weights[f"{name}.mlp.{projection}_proj.weight"] = normal(INTERMEDIATE, HIDDEN, HIDDEN**-0.5)
+            weights[f"{name}.mlp.{projection}_proj.weight"] = normal(
+                INTERMEDIATE, HIDDEN, HIDDEN**-0.5
+            )
         weights[f"{name}.mlp.down_proj.weight"] = normal(HIDDEN, INTERMEDIATE, INTERMEDIATE**-0.5)
         for writes_hidden in (f"{name}.self_attn.o_proj.weight", f"{name}.mlp.down_proj.weight"):
             weights[writes_hidden][0] = 0.0

@@ -79,18 +79,26 @@ async def _converse(
     for number, turn in enumerate(conversation.turns, start=1):
         if failed_turn:
             error = f"not sent: turn {failed_turn} of this session failed"
-            on_record(RequestRecord(conversation.session_id, number, time.monotonic() - start, error=error))
+            on_record(
+                RequestRecord(
+                    conversation.session_id, number, time.monotonic() - start, error=error
+                )
+            )
             continue
         await asyncio.sleep(turn.think_time_s)
         messages.append({"role": "user", "content": turn.text})
         sent_s = time.monotonic() - start
         try:
-            measured, reply = await _request(client, target, conversation.session_id, messages, turn)
+            measured, reply = await _request(
+                client, target, conversation.session_id, messages, turn
+            )
             on_record(RequestRecord(conversation.session_id, number, sent_s, **measured))
             messages.append({"role": "assistant", "content": reply})
         except (openai.OpenAIError, OSError, RequestFailed) as error:
             failed_turn = number
-            on_record(RequestRecord(conversation.session_id, number, sent_s, error=_describe(error)))
+            on_record(
+                RequestRecord(conversation.session_id, number, sent_s, error=_describe(error))
+            )
 
 
 class RequestFailed(Exception):
@@ -104,7 +112,7 @@ async def _request(
     start = time.perf_counter()
     stream = await client.chat.completions.create(
         model=target.model,
-        messages=messages,  # type: ignore[arg-type]
+        messages=messages,
         max_tokens=turn.output_tokens,
         temperature=0.0,
         seed=target.seed,
@@ -125,7 +133,9 @@ async def _request(
     if usage is None:
         raise RequestFailed("the stream ended early, without its usage")
     if usage.completion_tokens != turn.output_tokens:
-        raise RequestFailed(f"asked for {turn.output_tokens} output tokens, got {usage.completion_tokens}")
+        raise RequestFailed(
+            f"asked for {turn.output_tokens} output tokens, got {usage.completion_tokens}"
+        )
     details = usage.prompt_tokens_details
     reply = "".join(pieces)
     measured = {
@@ -143,9 +153,17 @@ def _client(target: Target) -> AsyncOpenAI:
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     direct = DefaultAsyncHttpxClient(trust_env=False)
-    return AsyncOpenAI(base_url=f"{target.url}/v1", api_key="none", max_retries=0, timeout=REQUEST_TIMEOUT_S, http_client=direct)
+    return AsyncOpenAI(
+        base_url=f"{target.url}/v1",
+        api_key="none",
+        max_retries=0,
+        timeout=REQUEST_TIMEOUT_S,
+        http_client=direct,
+    )
 
 
 def _describe(error: BaseException) -> str:
-    cause = error.__cause__ if str(error) in ("", "Connection error.") and error.__cause__ else error
+    cause = (
+        error.__cause__ if str(error) in ("", "Connection error.") and error.__cause__ else error
+    )
     return f"{type(error).__name__}: {cause}".splitlines()[0][:500]

@@ -55,7 +55,9 @@ class ModeRun:
     interrupted: bool = False
 
 
-def run_comparison(plan: ComparePlan, view: View, on_run: Callable[[list[ModeRun]], None]) -> list[ModeRun]:
+def run_comparison(
+    plan: ComparePlan, view: View, on_run: Callable[[list[ModeRun]], None]
+) -> list[ModeRun]:
     """Run every mode `plan.repeat` times, the modes in turn, and return the runs.
 
     `on_run` gets all runs so far after each one. Stops after an interrupted run, and after a server that did not start while nothing
@@ -99,7 +101,13 @@ def _run_mode(plan: ComparePlan, run: ModeRun, view: View, file: RecordFile) -> 
         run.interrupted = True
 
 
-def _measure(plan: ComparePlan, run: ModeRun, server: Server, view: View, on_record: Callable[[RequestRecord], None]) -> None:
+def _measure(
+    plan: ComparePlan,
+    run: ModeRun,
+    server: Server,
+    view: View,
+    on_record: Callable[[RequestRecord], None],
+) -> None:
     """Warm up, replay the conversations, and note where the prompt tokens came from, also when interrupted."""
     import httpx
 
@@ -108,7 +116,9 @@ def _measure(plan: ComparePlan, run: ModeRun, server: Server, view: View, on_rec
     before = read_prompt_tokens(target.url)
     view.measuring()
     try:
-        asyncio.run(_replay_watched(target, Replay(plan.conversations, plan.concurrency, on_record), server))
+        asyncio.run(
+            _replay_watched(target, Replay(plan.conversations, plan.concurrency, on_record), server)
+        )
         if any(record.error for record in run.records):
             asyncio.run(_check_dying(server))
     finally:
@@ -147,10 +157,16 @@ async def _check_dying(server: Server) -> None:
         await asyncio.sleep(WATCH_S)
 
 
-def _record_unsent(plan: ComparePlan, run: ModeRun, on_record: Callable[[RequestRecord], None]) -> None:
+def _record_unsent(
+    plan: ComparePlan, run: ModeRun, on_record: Callable[[RequestRecord], None]
+) -> None:
     """Count every request that a dead server kept from being answered as failed."""
     known = {(record.session, record.turn) for record in run.records}
     for conversation in plan.conversations:
         for turn in range(1, len(conversation.turns) + 1):
             if (conversation.session_id, turn) not in known:
-                on_record(RequestRecord(conversation.session_id, turn, 0.0, error=f"not answered: {run.failure}"))
+                on_record(
+                    RequestRecord(
+                        conversation.session_id, turn, 0.0, error=f"not answered: {run.failure}"
+                    )
+                )

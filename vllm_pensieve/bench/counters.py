@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from vllm_pensieve.bench.records import RequestRecord
 
 SOURCES = ("resident", "swapped", "recovered", "new")
-COUNTER = re.compile(r'^vllm:pensieve_prompt_tokens_total\{(?:[^}]*,)?source="(\w+)"[^}]*\}\s+(\S+)', re.MULTILINE)
+COUNTER = re.compile(
+    r'^vllm:pensieve_prompt_tokens_total\{(?:[^}]*,)?source="(\w+)"[^}]*\}\s+(\S+)', re.MULTILINE
+)
 
 
 def parse_prompt_tokens(metrics: str) -> dict[str, int] | None:
@@ -38,6 +40,12 @@ def prompt_tokens_by_source(
     total = sum(record.prompt_tokens for record in done)
     if after is None:
         cached = sum(record.cached_tokens for record in done)
-        return {"total": total, "resident": cached, "swapped": 0, "recovered": 0, "new": total - cached}
+        return {
+            "total": total,
+            "resident": cached,
+            "swapped": 0,
+            "recovered": 0,
+            "new": total - cached,
+        }
     start = before or {}
     return {"total": total} | {source: after[source] - start.get(source, 0) for source in SOURCES}

@@ -16,8 +16,19 @@ MODE_COLOURS = {
     "pensieve-lru": "#cc79a7",
     "pensieve-no-recovery": "#009e73",
 }
-MODE_MARKERS = {"vllm": "s", "vllm-apc": "^", "pensieve": "o", "pensieve-lru": "D", "pensieve-no-recovery": "v"}
-SOURCE_COLOURS = {"resident": "#0072b2", "swapped": "#56b4e9", "recovered": "#f0e442", "new": "#d55e00"}
+MODE_MARKERS = {
+    "vllm": "s",
+    "vllm-apc": "^",
+    "pensieve": "o",
+    "pensieve-lru": "D",
+    "pensieve-no-recovery": "v",
+}
+SOURCE_COLOURS = {
+    "resident": "#0072b2",
+    "swapped": "#56b4e9",
+    "recovered": "#f0e442",
+    "new": "#d55e00",
+}
 SOURCE_MEANINGS = {
     "resident": "resident: used in place",
     "swapped": "swapped: copied back from host memory",
@@ -38,7 +49,9 @@ def draw_figures(summary: dict[str, Any], out: Path) -> list[Path]:
     ]
 
 
-def _draw(path: Path, summary: dict[str, Any], draw: Callable[[Axes, dict[str, Any]], None]) -> Path:
+def _draw(
+    path: Path, summary: dict[str, Any], draw: Callable[[Axes, dict[str, Any]], None]
+) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -64,10 +77,23 @@ def _caption(summary: dict[str, Any]) -> str:
 def _ttft_by_turn(axes: Axes, modes: dict[str, Any]) -> None:
     turns = 1
     for name, numbers in modes.items():
-        values = [float("nan") if value is None else value for value in numbers["ttft_s"]["by_turn"]]
+        values = [
+            float("nan") if value is None else value for value in numbers["ttft_s"]["by_turn"]
+        ]
         turns = max(turns, len(values))
-        axes.plot(range(1, len(values) + 1), values, label=name, color=MODE_COLOURS[name], marker=MODE_MARKERS[name], linewidth=2)
-    axes.set(xlabel="turn of the conversation", ylabel="mean time to first token (s)", title="Time to first token by turn")
+        axes.plot(
+            range(1, len(values) + 1),
+            values,
+            label=name,
+            color=MODE_COLOURS[name],
+            marker=MODE_MARKERS[name],
+            linewidth=2,
+        )
+    axes.set(
+        xlabel="turn of the conversation",
+        ylabel="mean time to first token (s)",
+        title="Time to first token by turn",
+    )
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xticks(range(1, turns + 1, 1 + turns // 15))
@@ -90,7 +116,9 @@ def _prompt_tokens(axes: Axes, modes: dict[str, Any]) -> None:
     for source, colour in SOURCE_COLOURS.items():
         values = [modes[name]["prompt_tokens"].get(source, 0) / 1000 for name in names]
         if any(values):
-            axes.barh(names, values, left=left, color=colour, label=SOURCE_MEANINGS[source], height=0.6)
+            axes.barh(
+                names, values, left=left, color=colour, label=SOURCE_MEANINGS[source], height=0.6
+            )
         left = [start + value for start, value in zip(left, values, strict=True)]
     axes.invert_yaxis()
     axes.set(xlabel="prompt tokens (thousands)", title="Where prompt tokens came from")

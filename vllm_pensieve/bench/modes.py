@@ -21,11 +21,17 @@ class Mode:
         """Return the server options that this mode adds."""
         if self.pensieve is None:
             return list(self.server_options)
-        return [*self.server_options, "--additional-config", json.dumps({"pensieve": self.pensieve})]
+        return [
+            *self.server_options,
+            "--additional-config",
+            json.dumps({"pensieve": self.pensieve}),
+        ]
 
     def environment(self, base: dict[str, str]) -> dict[str, str]:
         """Return `base` with the plugin switched on or off as this mode needs it; settings in it are never inherited."""
-        clean = {name: value for name, value in base.items() if not name.startswith("VLLM_PENSIEVE")}
+        clean = {
+            name: value for name, value in base.items() if not name.startswith("VLLM_PENSIEVE")
+        }
         return clean if self.pensieve is None else clean | {"VLLM_PENSIEVE": "1"}
 
 
@@ -35,8 +41,18 @@ MODES = {
         Mode("vllm", "stock vLLM, prefix caching off", ("--no-enable-prefix-caching",)),
         Mode("vllm-apc", "stock vLLM, its prefix caching on", ("--enable-prefix-caching",)),
         Mode("pensieve", "the plugin with its defaults", ("--enable-prefix-caching",), {}),
-        Mode("pensieve-lru", "the plugin, blocks leave in LRU order", ("--enable-prefix-caching",), {"eviction_policy": "lru"}),
-        Mode("pensieve-no-recovery", "the plugin, holes are not recovered", ("--enable-prefix-caching",), {"recovery": False}),
+        Mode(
+            "pensieve-lru",
+            "the plugin, blocks leave in LRU order",
+            ("--enable-prefix-caching",),
+            {"eviction_policy": "lru"},
+        ),
+        Mode(
+            "pensieve-no-recovery",
+            "the plugin, holes are not recovered",
+            ("--enable-prefix-caching",),
+            {"recovery": False},
+        ),
     )
 }
 
@@ -50,5 +66,7 @@ def parse_modes(names: str) -> list[Mode]:
     if not wanted:
         raise UsageError(f"no mode given; there are: {', '.join(MODES)}")
     if len(set(wanted)) < len(wanted):
-        raise UsageError(f"a mode is named twice in {names!r}; use --repeat to measure modes several times")
+        raise UsageError(
+            f"a mode is named twice in {names!r}; use --repeat to measure modes several times"
+        )
     return [MODES[name] for name in wanted]

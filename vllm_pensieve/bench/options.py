@@ -11,7 +11,12 @@ from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
 from vllm_pensieve.bench.server import check_port, free_port
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, MAX_POSITION, resolve_model
-from vllm_pensieve.workloads.conversations import PRESETS, Conversation, WorkloadSpec, generate_conversations
+from vllm_pensieve.workloads.conversations import (
+    PRESETS,
+    Conversation,
+    WorkloadSpec,
+    generate_conversations,
+)
 from vllm_pensieve.workloads.dataset import DatasetLimits, sample_dataset
 from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
@@ -97,7 +102,9 @@ def _spec(options: CompareOptions) -> WorkloadSpec:
     if options.workload not in PRESETS:
         raise UsageError(f"unknown workload {options.workload!r}; there are: {', '.join(PRESETS)}")
     if options.dataset is not None and options.history_tokens is not None:
-        raise UsageError("--history-tokens is for generated conversations; with --dataset the file gives the texts")
+        raise UsageError(
+            "--history-tokens is for generated conversations; with --dataset the file gives the texts"
+        )
     names = ("sessions", "turns", "history_tokens", "output_tokens", "think_time_s", "concurrency")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return dataclasses.replace(PRESETS[options.workload], **given)
@@ -138,7 +145,9 @@ def _from_dataset(
 
 def _max_model_len(options: CompareOptions, conversations: list[Conversation]) -> int:
     needed = needed_context_tokens(conversations, MESSAGE_OVERHEAD_TOKENS)
-    limit = options.max_model_len or (MAX_POSITION if options.model == DEMO_MODEL_NAME else needed + CONTEXT_STEP_TOKENS)
+    limit = options.max_model_len or (
+        MAX_POSITION if options.model == DEMO_MODEL_NAME else needed + CONTEXT_STEP_TOKENS
+    )
     if needed > limit:
         raise UsageError(
             f"a conversation grows to about {needed} tokens, the context is {limit}; "

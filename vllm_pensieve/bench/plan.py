@@ -14,7 +14,14 @@ from vllm_pensieve.workloads.conversations import Conversation
 
 BLOCK_TOKENS = 32
 GIB = 1 << 30
-RECORDED_VARIABLES = ("VLLM_PENSIEVE", "VLLM_CPU_", "VLLM_USE_", "VLLM_ENABLE_", "OMP_", "CUDA_VISIBLE_DEVICES")
+RECORDED_VARIABLES = (
+    "VLLM_PENSIEVE",
+    "VLLM_CPU_",
+    "VLLM_USE_",
+    "VLLM_ENABLE_",
+    "OMP_",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,24 @@ class ComparePlan:
 
 def server_arguments(plan: ComparePlan, mode: Mode) -> tuple[str, ...]:
     """Return the command line of a mode's server; the user's own options come last, so that they win."""
-    options = ["--model", plan.model_path, "--served-model-name", plan.model, "--host", "127.0.0.1", "--port", str(plan.port)]
-    options += ["--max-model-len", str(plan.max_model_len), "--block-size", str(BLOCK_TOKENS), "--seed", str(plan.seed)]
+    options = [
+        "--model",
+        plan.model_path,
+        "--served-model-name",
+        plan.model,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(plan.port),
+    ]
+    options += [
+        "--max-model-len",
+        str(plan.max_model_len),
+        "--block-size",
+        str(BLOCK_TOKENS),
+        "--seed",
+        str(plan.seed),
+    ]
     options += ["--enable-prompt-tokens-details"]
     if plan.kv_cache_gib is not None:
         options += ["--kv-cache-memory-bytes", str(round(plan.kv_cache_gib * GIB))]
@@ -62,15 +85,27 @@ def server_command(plan: ComparePlan, mode: Mode, repeat: int) -> ServerCommand:
     environment = mode.environment(dict(os.environ))
     environment.pop("VLLM_API_KEY", None)
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
-    log = plan.out / "logs" / (f"{mode.name}.log" if repeat == 0 else f"{mode.name}-repeat-{repeat + 1}.log")
+    log = (
+        plan.out
+        / "logs"
+        / (f"{mode.name}.log" if repeat == 0 else f"{mode.name}-repeat-{repeat + 1}.log")
+    )
     return ServerCommand(server_arguments(plan, mode), environment, plan.port, log)
 
 
 def recorded_environment(environment: dict[str, str]) -> dict[str, str]:
     """Return the variables of a server's environment that a reader needs to repeat the measurement."""
-    return {name: value for name, value in sorted(environment.items()) if name.startswith(RECORDED_VARIABLES)}
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if name.startswith(RECORDED_VARIABLES)
+    }
 
 
-def needed_context_tokens(conversations: Sequence[Conversation], message_overhead_tokens: int) -> int:
+def needed_context_tokens(
+    conversations: Sequence[Conversation], message_overhead_tokens: int
+) -> int:
     """Return the longest conversation's tokens at its end."""
-    return max(conversation.context_tokens(message_overhead_tokens) for conversation in conversations)
+    return max(
+        conversation.context_tokens(message_overhead_tokens) for conversation in conversations
+    )

@@ -19,7 +19,9 @@ STOP_TIMEOUT_S = 15.0
 POLL_S = 0.1
 LOG_LINES = 20
 STOCK_PREFIX = re.compile(r"^\(\S+ pid=\d+\) ?(?:[A-Z]+ \d\d-\d\d [\d:]+ \[\S+?\] ?)?")
-REASON = re.compile(r"\b(?:ValueError|RuntimeError|NotImplementedError|OSError|MemoryError|AssertionError|error): \S")
+REASON = re.compile(
+    r"\b(?:ValueError|RuntimeError|NotImplementedError|OSError|MemoryError|AssertionError|error): \S"
+)
 
 
 class ServerFailed(Exception):
@@ -54,7 +56,9 @@ def check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise UsageError(f"port {port} cannot be used: {error.strerror}; choose another with --port") from error
+            raise UsageError(
+                f"port {port} cannot be used: {error.strerror}; choose another with --port"
+            ) from error
 
 
 def free_port() -> int:
@@ -102,7 +106,12 @@ class Server:
         while True:
             self.check_alive()
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.command.url}/health", timeout=2.0, trust_env=False).status_code == 200:
+                if (
+                    httpx.get(
+                        f"{self.command.url}/health", timeout=2.0, trust_env=False
+                    ).status_code
+                    == 200
+                ):
                     return time.monotonic() - start
             elapsed = time.monotonic() - start
             if elapsed > timeout_s:

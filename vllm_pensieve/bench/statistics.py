@@ -32,10 +32,14 @@ def mean(values: Sequence[float]) -> float | None:
 def spread(values: Sequence[float]) -> dict[str, float | None]:
     """Return mean, p50, p90 and p99; each None for no values."""
     percents = {"p50": 50, "p90": 90, "p99": 99}
-    return {"mean": mean(values)} | {name: percentile(values, p) if values else None for name, p in percents.items()}
+    return {"mean": mean(values)} | {
+        name: percentile(values, p) if values else None for name, p in percents.items()
+    }
 
 
-def mode_statistics(records: Iterable[RequestRecord], prompt_tokens: dict[str, int]) -> dict[str, Any]:
+def mode_statistics(
+    records: Iterable[RequestRecord], prompt_tokens: dict[str, int]
+) -> dict[str, Any]:
     """Return the numbers of one mode: requests, throughput, times in seconds, and prompt tokens by source.
 
     Duration is from the first request sent to the last reply's end; think times are in it.
@@ -55,7 +59,10 @@ def mode_statistics(records: Iterable[RequestRecord], prompt_tokens: dict[str, i
         "output_tok_s": output_tokens / duration_s if duration_s else 0.0,
         "ttft_s": spread([value for _, value in ttft])
         | {
-            "by_turn": [mean([value for turn, value in ttft if turn == number]) for number in range(1, turns + 1)],
+            "by_turn": [
+                mean([value for turn, value in ttft if turn == number])
+                for number in range(1, turns + 1)
+            ],
             "mean_turn5plus": mean([value for turn, value in ttft if turn >= LATE_TURN]),
         },
         "e2e_s": spread([record.e2e_s for record in done if record.e2e_s is not None]),
@@ -74,10 +81,16 @@ def median_of(repeats: Sequence[Any]) -> Any:
         return repeats[0]
     first = next((value for value in repeats if value is not None), None)
     if isinstance(first, dict):
-        return {key: median_of([value.get(key) for value in repeats if value is not None]) for key in first}
+        return {
+            key: median_of([value.get(key) for value in repeats if value is not None])
+            for key in first
+        }
     if isinstance(first, list):
         longest = max(len(value) for value in repeats if value is not None)
-        return [median_of([value[i] for value in repeats if value is not None and i < len(value)]) for i in range(longest)]
+        return [
+            median_of([value[i] for value in repeats if value is not None and i < len(value)])
+            for i in range(longest)
+        ]
     if isinstance(first, (int, float)):
         result = statistics.median(value for value in repeats if value is not None)
         return int(result) if isinstance(first, int) and float(result).is_integer() else result
@@ -105,7 +118,9 @@ def _speedup(mode: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
         "throughput": _ratio(mode["throughput_rps"], baseline["throughput_rps"]),
         "ttft_mean": _ratio(theirs["mean"], ours["mean"]),
         "ttft_mean_turn5plus": _ratio(theirs["mean_turn5plus"], ours["mean_turn5plus"]),
-        "ttft_by_turn": [_ratio(base, own) for own, base in zip(ours["by_turn"], theirs["by_turn"], strict=False)],
+        "ttft_by_turn": [
+            _ratio(base, own) for own, base in zip(ours["by_turn"], theirs["by_turn"], strict=False)
+        ],
     }
 
 
@@ -113,13 +128,16 @@ def _ratio(numerator: float | None, denominator: float | None) -> float | None:
     return numerator / denominator if numerator is not None and denominator else None
 
 
-def outputs_differing(outputs: Iterable[dict[tuple[str, int], str]]) -> int | None:
-    """Return how many requests did not get the same text in all runs that answered them; None with fewer than two runs.
+def outputs_differing(outputs: dict[str, dict[tuple[str, int], str]]) -> dict[str, int]:
+    """Return, for every mode against the first, how many requests both answered with different texts (`mode/first`).
 
-    Each run maps (session, turn) to a digest of the text.
+    Each mode maps (session, turn) to a digest of the text.
     """
-    runs = list(outputs)
-    if len(runs) < 2:
-        return None
-    keys = {key for run in runs for key in run}
-    return sum(len({run[key] for run in runs if key in run}) > 1 for key in keys)
+    first, *others = list(outputs) or [""]
+    return {
+        f"{name}/{first}": sum(
+            outputs[first][key] != outputs[name][key]
+            for key in outputs[first].keys() & outputs[name]
+        )
+        for name in others
+    }

@@ -26,14 +26,21 @@ RESULT_NAMES = (
 
 def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str, Any]:
     """Return the summary of the runs so far. Numbers of a mode are medians over its repeats; `repeats` holds each of them."""
-    by_mode = {mode.name: [run for run in runs if run.mode is mode and run.records] for mode in plan.modes}
+    by_mode = {
+        mode.name: [run for run in runs if run.mode is mode and run.records] for mode in plan.modes
+    }
     repeats = {
-        name: [mode_statistics(run.records, run.prompt_tokens) | {"start_up_s": run.start_up_s} for run in mode_runs]
+        name: [
+            mode_statistics(run.records, run.prompt_tokens) | {"start_up_s": run.start_up_s}
+            for run in mode_runs
+        ]
         for name, mode_runs in by_mode.items()
         if mode_runs
     }
     modes = {name: median_of(statistics) for name, statistics in repeats.items()}
-    differing = outputs_differing(_outputs(run) for run in runs if run.records)
+    differing = outputs_differing(
+        {name: _outputs(mode_runs[0]) for name, mode_runs in by_mode.items() if mode_runs}
+    )
     return {
         "schema": SCHEMA,
         "date": date,
@@ -41,13 +48,17 @@ def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str
         "workload": plan.workload,
         "machine": describe_machine(),
         "versions": describe_versions(),
-        "outputs_identical": None if differing is None else differing == 0,
+        "outputs_identical": not any(differing.values()) if differing else None,
         "outputs_differing": differing,
         "modes": modes,
         "speedup": speedups(modes),
         "repeats": repeats,
         "servers": {run.mode.name: _server(run) for run in runs if run.repeat == 0},
-        "failures": [_failure(run) for run in runs if run.failure or any(record.error for record in run.records)],
+        "failures": [
+            _failure(run)
+            for run in runs
+            if run.failure or any(record.error for record in run.records)
+        ],
     }
 
 
@@ -73,7 +84,11 @@ def put_earlier_results_aside(out: Path) -> Path | None:
 
 
 def _outputs(run: ModeRun) -> dict[tuple[str, int], str]:
-    return {(record.session, record.turn): record.output_sha256 for record in run.records if record.output_sha256}
+    return {
+        (record.session, record.turn): record.output_sha256
+        for record in run.records
+        if record.output_sha256
+    }
 
 
 def _server(run: ModeRun) -> dict[str, Any]:

@@ -18,30 +18,62 @@ INTERRUPTED_STATUS = 130
 
 
 def compare(
-    out: Annotated[Path, typer.Option(help="Folder for summary.json, requests.jsonl, figures and logs.")],
-    model: Annotated[str, typer.Option(help="Model name or folder; `demo` is a random model made on this machine.")] = "demo",
+    out: Annotated[
+        Path, typer.Option(help="Folder for summary.json, requests.jsonl, figures and logs.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(help="Model name or folder; `demo` is a random model made on this machine."),
+    ] = "demo",
     modes: Annotated[
-        str, typer.Option(help="Comma-separated: vllm, vllm-apc, pensieve, pensieve-lru, pensieve-no-recovery.")
+        str,
+        typer.Option(
+            help="Comma-separated: vllm, vllm-apc, pensieve, pensieve-lru, pensieve-no-recovery."
+        ),
     ] = "vllm,vllm-apc,pensieve",
     workload: Annotated[
-        str, typer.Option(help="demo: chats about a long text; chat: ShareGPT statistics; documents: long documents, few turns.")
+        str,
+        typer.Option(
+            help="demo: chats about a long text; chat: ShareGPT statistics; documents: long documents, few turns."
+        ),
     ] = "demo",
     dataset: Annotated[
-        Path | None, typer.Option(help="Conversations from a file in ShareGPT form (JSON or JSON lines, also .gz).")
+        Path | None,
+        typer.Option(
+            help="Conversations from a file in ShareGPT form (JSON or JSON lines, also .gz)."
+        ),
     ] = None,
     sessions: Annotated[int | None, typer.Option(min=1, help="Conversations to replay.")] = None,
-    turns: Annotated[int | None, typer.Option(min=1, help="Turns of each conversation (of a dataset: at most).")] = None,
-    history_tokens: Annotated[int | None, typer.Option(min=0, help="Length of the text pasted into the first turn.")] = None,
+    turns: Annotated[
+        int | None, typer.Option(min=1, help="Turns of each conversation (of a dataset: at most).")
+    ] = None,
+    history_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Length of the text pasted into the first turn.")
+    ] = None,
     output_tokens: Annotated[int | None, typer.Option(min=1, help="Length of every reply.")] = None,
-    think_time_s: Annotated[float | None, typer.Option(min=0, help="Mean pause before each turn (exponential).")] = None,
+    think_time_s: Annotated[
+        float | None, typer.Option(min=0, help="Mean pause before each turn (exponential).")
+    ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Conversations at a time.")] = None,
-    kv_cache_gib: Annotated[float | None, typer.Option(min=0.001, help="KV memory of each server.")] = None,
-    max_model_len: Annotated[int | None, typer.Option(min=32, help="Context of each server in tokens.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of each server, one after the other.")] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Measure all modes so many times, in turn, and report medians.")] = 1,
+    kv_cache_gib: Annotated[
+        float | None, typer.Option(min=0.001, help="KV memory of each server.")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=32, help="Context of each server in tokens.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of each server, one after the other.")
+    ] = None,
+    repeat: Annotated[
+        int,
+        typer.Option(min=1, help="Measure all modes so many times, in turn, and report medians."),
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of texts, lengths and think times.")] = 0,
     server_options: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- VLLM_OPTIONS]", help="Options for every server.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- VLLM_OPTIONS]", help="Options for every server.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Measure vLLM with and without the plugin on the same conversations.
@@ -85,11 +117,15 @@ def carry_out(plan: ComparePlan) -> int:
         if earlier:
             view.note(f"earlier results are now in {earlier}")
         runs = run_comparison(
-            plan, view, lambda runs: write_summary(plan.out / "summary.json", build_summary(plan, runs, date))
+            plan,
+            view,
+            lambda runs: write_summary(plan.out / "summary.json", build_summary(plan, runs, date)),
         )
     first = runs[0]
     if first.failure and first.start_up_s is None and first.failure.reason:
-        raise UsageError(f"the server of mode {first.mode.name} did not start: {first.failure.reason}\nIts log: {first.command.log}")
+        raise UsageError(
+            f"the server of mode {first.mode.name} did not start: {first.failure.reason}\nIts log: {first.command.log}"
+        )
     summary = build_summary(plan, runs, date)
     figures = draw_figures(summary, plan.out)
     print_summary(summary, plan.out, figures)

@@ -16,9 +16,15 @@ from vllm_pensieve.workloads.errors import UsageError
 
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Model name or folder, or `demo` for the built-in random model.")],
+    model: Annotated[
+        str, typer.Argument(help="Model name or folder, or `demo` for the built-in random model.")
+    ],
     pensieve_config: Annotated[
-        str | None, typer.Option(metavar="JSON|FILE", help="Settings of the plugin: a JSON object, or a file that holds one.")
+        str | None,
+        typer.Option(
+            metavar="JSON|FILE",
+            help="Settings of the plugin: a JSON object, or a file that holds one.",
+        ),
     ] = None,
 ) -> None:
     """Serve a model with vLLM and the plugin. Every other option goes to vLLM's server unchanged."""
@@ -31,7 +37,13 @@ def serve(
 
 def serve_arguments(model: str, options: list[str]) -> list[str]:
     """Return the server's command line; the demo model keeps its short name unless `options` name it otherwise."""
-    arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_model(model)]
+    arguments = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        resolve_model(model),
+    ]
     named = any(option.split("=")[0] == "--served-model-name" for option in options)
     if model == DEMO_MODEL_NAME and not named:
         arguments += ["--served-model-name", DEMO_MODEL_NAME]
@@ -48,7 +60,9 @@ def serve_environment(base: dict[str, str], config: str | None) -> dict[str, str
         try:
             text = Path(config).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{where} is neither a JSON object nor a file that can be read: {error}") from error
+            raise UsageError(
+                f"{where} is neither a JSON object nor a file that can be read: {error}"
+            ) from error
     try:
         settings = json.loads(text)
     except json.JSONDecodeError as error:

@@ -8,13 +8,22 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from vllm_pensieve.bench.compare import ModeRun
 from vllm_pensieve.bench.modes import Mode
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.bench.records import RequestRecord
+
+DIFFERENCE_NOTE = "(16-bit arithmetic rounds differently in other batches; `-- --dtype float32` tells whether it is only that)"
 
 
 class ConsoleView:
@@ -23,7 +32,13 @@ class ConsoleView:
     def __init__(self, plan: ComparePlan) -> None:
         self._plan = plan
         self._console = Console()
-        columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[state]}"))
+        columns = (
+            TextColumn("{task.description:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[state]}"),
+        )
         self._progress = Progress(*columns, console=self._console)
         self._task: TaskID | None = None
         self._failed = 0
@@ -32,7 +47,12 @@ class ConsoleView:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._progress.stop()
 
     def note(self, text: str) -> None:
@@ -41,9 +61,15 @@ class ConsoleView:
 
     def mode_started(self, mode: Mode, repeat: int) -> None:
         """Show a new progress line."""
-        name = mode.name if self._plan.repeat == 1 else f"{mode.name} ({repeat + 1}/{self._plan.repeat})"
+        name = (
+            mode.name
+            if self._plan.repeat == 1
+            else f"{mode.name} ({repeat + 1}/{self._plan.repeat})"
+        )
         self._failed = 0
-        self._task = self._progress.add_task(name, total=self._plan.requests, state="starting the server")
+        self._task = self._progress.add_task(
+            name, total=self._plan.requests, state="starting the server"
+        )
 
     def waiting(self, elapsed_s: float) -> None:
         """Show for how long the server has been starting."""
@@ -58,7 +84,9 @@ class ConsoleView:
         if record.error:
             self._failed += 1
             self.note(f"  {record.session}, turn {record.turn} failed: {record.error}")
-        self._set(advance=1, state=f"measuring, {self._failed} failed" if self._failed else "measuring")
+        self._set(
+            advance=1, state=f"measuring, {self._failed} failed" if self._failed else "measuring"
+        )
 
     def mode_ended(self, run: ModeRun) -> None:
         """Show how the mode went; with the end of the log if its server died."""
@@ -86,14 +114,21 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
     for pair, speedup in summary["speedup"].items():
         mode, baseline = pair.split("/")
         console.print(f"{mode} against {baseline}: {_speedup_text(speedup)}", highlight=False)
-    if summary["outputs_identical"] is not None:
-        differing = summary["outputs_differing"]
-        same = "all outputs identical" if not differing else f"{differing} requests got different texts in different runs"
-        console.print(f"{same} (greedy decoding; bfloat16 may differ with the batch)" if differing else same, highlight=False)
+    if summary["outputs_identical"]:
+        console.print("all outputs identical")
+    for pair, count in summary["outputs_differing"].items():
+        if count:
+            mode, first = pair.split("/")
+            console.print(
+                f"{count} requests got another text from {mode} than from {first} {DIFFERENCE_NOTE}",
+                highlight=False,
+            )
     for failure in summary["failures"]:
         count = sum(failure["requests"].values())
         server = f", {failure['server']}" if failure["server"] else ""
-        console.print(f"{failure['mode']}: {count} requests failed{server}", style="red", highlight=False)
+        console.print(
+            f"{failure['mode']}: {count} requests failed{server}", style="red", highlight=False
+        )
     if summary["interrupted"]:
         console.print("interrupted: these are the requests that had finished", style="red")
     names = ["summary.json", "requests.jsonl", "logs/", *(figure.name for figure in figures)]
@@ -101,9 +136,20 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
 
 
 def _table(modes: dict[str, Any]) -> Table:
-    table = Table(title="Time to first token (TTFT) and throughput")
+    table = Table(
+        caption="TTFT: time to first token, mean; turn 5+: the same from turn 5 on; computed: part of the prompt tokens that was not taken from the cache"
+    )
     table.add_column("mode", no_wrap=True)
-    for heading in ("requests", "failed", "req/s", "TTFT mean", "p90", "turn 5+", "per token", "prompt computed"):
+    for heading in (
+        "requests",
+        "failed",
+        "req/s",
+        "TTFT",
+        "p90",
+        "turn 5+",
+        "per token",
+        "computed",
+    ):
         table.add_column(heading, justify="right")
     for name, numbers in modes.items():
         ttft, prompt = numbers["ttft_s"], numbers["prompt_tokens"]
@@ -129,5 +175,11 @@ def _seconds(value: float | None) -> str:
 
 
 def _speedup_text(speedup: dict[str, Any]) -> str:
-    names = {"ttft_mean": "TTFT", "ttft_mean_turn5plus": "TTFT from turn 5 on", "throughput": "throughput"}
-    return ", ".join(f"{text} {speedup[key]:.2f}x" for key, text in names.items() if speedup[key] is not None)
+    names = {
+        "ttft_mean": "TTFT",
+        "ttft_mean_turn5plus": "TTFT from turn 5 on",
+        "throughput": "throughput",
+    }
+    return ", ".join(
+        f"{text} {speedup[key]:.2f}x" for key, text in names.items() if speedup[key] is not None
+    )

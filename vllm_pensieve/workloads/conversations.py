@@ -69,7 +69,9 @@ PRESETS = {
 """Workloads by name. `demo` is what `pensieve compare` runs without options: chats about a pasted text of 8,192 tokens."""
 
 
-def generate_conversations(spec: WorkloadSpec, seed: int, tokens_to_characters: Callable[[int], int]) -> list[Conversation]:
+def generate_conversations(
+    spec: WorkloadSpec, seed: int, tokens_to_characters: Callable[[int], int]
+) -> list[Conversation]:
     """Return the conversations of `spec`; the same seed gives the same conversations.
 
     `tokens_to_characters` says how many characters of generated text make up so many tokens of the model's tokenizer.
@@ -77,7 +79,9 @@ def generate_conversations(spec: WorkloadSpec, seed: int, tokens_to_characters: 
     return [_generate(spec, seed, number, tokens_to_characters) for number in range(spec.sessions)]
 
 
-def _generate(spec: WorkloadSpec, seed: int, number: int, tokens_to_characters: Callable[[int], int]) -> Conversation:
+def _generate(
+    spec: WorkloadSpec, seed: int, number: int, tokens_to_characters: Callable[[int], int]
+) -> Conversation:
     rng = random.Random(f"{seed}/{number}")
     turns = []
     for index in range(spec.turns or draw_turns(rng)):
@@ -88,7 +92,9 @@ def _generate(spec: WorkloadSpec, seed: int, number: int, tokens_to_characters: 
             text = f"{write_text(rng, tokens_to_characters(spec.history_tokens))}\n{text}"
             input_tokens += spec.history_tokens
         output_tokens = spec.output_tokens or draw_length(rng, SHAREGPT_OUTPUT_TOKENS)
-        turns.append(Turn(text, input_tokens, output_tokens, draw_think_time(rng, spec.think_time_s)))
+        turns.append(
+            Turn(text, input_tokens, output_tokens, draw_think_time(rng, spec.think_time_s))
+        )
     return Conversation(f"session-{seed}-{number}", tuple(turns))
 
 
@@ -100,7 +106,9 @@ def draw_turns(rng: random.Random) -> int:
 
 def draw_length(rng: random.Random, mean_tokens: float) -> int:
     """Draw a length in tokens, log-normal with this mean, at least 1."""
-    return max(1, round(rng.lognormvariate(math.log(mean_tokens) - LENGTH_SIGMA**2 / 2, LENGTH_SIGMA)))
+    return max(
+        1, round(rng.lognormvariate(math.log(mean_tokens) - LENGTH_SIGMA**2 / 2, LENGTH_SIGMA))
+    )
 
 
 def draw_think_time(rng: random.Random, mean_s: float) -> float:

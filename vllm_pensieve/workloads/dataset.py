@@ -64,7 +64,9 @@ def load_dialogues(path: Path) -> list[Dialogue]:
     return [_dialogue(path, number, record) for number, record in enumerate(records)]
 
 
-def sample_dataset(path: Path, limits: DatasetLimits, seed: int, count: Callable[[str], int]) -> DatasetSample:
+def sample_dataset(
+    path: Path, limits: DatasetLimits, seed: int, count: Callable[[str], int]
+) -> DatasetSample:
     """Draw conversations from a file in an order given by the seed; `count` counts the tokens of a text."""
     dialogues = load_dialogues(path)
     usable = [dialogue for dialogue in dialogues if dialogue.turns]
@@ -74,18 +76,26 @@ def sample_dataset(path: Path, limits: DatasetLimits, seed: int, count: Callable
     for dialogue in usable:
         if len(conversations) == limits.sessions:
             break
-        wanted = len(dialogue.turns) if limits.turns is None else min(limits.turns, len(dialogue.turns))
-        conversation = _conversation(dialogue, limits, f"session-{seed}-{len(conversations)}", count)
+        wanted = (
+            len(dialogue.turns) if limits.turns is None else min(limits.turns, len(dialogue.turns))
+        )
+        conversation = _conversation(
+            dialogue, limits, f"session-{seed}-{len(conversations)}", count
+        )
         cut_turns += wanted - len(conversation.turns)
         if conversation.turns:
             conversations.append(conversation)
     if not conversations:
         why = "fits the context" if usable else "has a user message with a reply"
-        raise UsageError(f"{path}: none of its {len(dialogues)} records {why} ({limits.max_context_tokens} tokens at most)")
+        raise UsageError(
+            f"{path}: none of its {len(dialogues)} records {why} ({limits.max_context_tokens} tokens at most)"
+        )
     return DatasetSample(conversations, len(dialogues), len(dialogues) - len(usable), cut_turns)
 
 
-def _conversation(dialogue: Dialogue, limits: DatasetLimits, session_id: str, count: Callable[[str], int]) -> Conversation:
+def _conversation(
+    dialogue: Dialogue, limits: DatasetLimits, session_id: str, count: Callable[[str], int]
+) -> Conversation:
     """As many turns of the dialogue as the limits leave room for; maybe none."""
     rng = random.Random(session_id)
     system_tokens = count(dialogue.system) if dialogue.system else 0
@@ -93,7 +103,9 @@ def _conversation(dialogue: Dialogue, limits: DatasetLimits, session_id: str, co
     for text, reply in dialogue.turns[: limits.turns]:
         output_tokens = limits.output_tokens or max(1, count(reply))
         turn = Turn(text, count(text), output_tokens, draw_think_time(rng, limits.think_time_s))
-        longer = Conversation(session_id, (*conversation.turns, turn), dialogue.system, system_tokens)
+        longer = Conversation(
+            session_id, (*conversation.turns, turn), dialogue.system, system_tokens
+        )
         if longer.context_tokens(limits.message_overhead_tokens) > limits.max_context_tokens:
             break
         conversation = longer
@@ -107,7 +119,9 @@ def _read(path: Path) -> str:
             data = gzip.decompress(data)
         return data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text: byte {error.start}") from error
 
@@ -121,7 +135,9 @@ def _parse(path: Path, text: str) -> list[object]:
         return whole if isinstance(whole, list) else [whole]
     except json.JSONDecodeError as error:
         if text.lstrip()[0] == "[":
-            raise UsageError(f"{path}: malformed JSON at line {error.lineno}: {error.msg}") from error
+            raise UsageError(
+                f"{path}: malformed JSON at line {error.lineno}: {error.msg}"
+            ) from error
     records = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -139,11 +155,16 @@ def _dialogue(path: Path, number: int, record: object) -> Dialogue:
     if isinstance(record, dict):
         key = next((key for key in LIST_KEYS if key in record), None)
         if key is None:
-            raise UsageError(f"{where} has none of {', '.join(LIST_KEYS)}; it has {', '.join(map(str, record)) or 'nothing'}")
+            raise UsageError(
+                f"{where} has none of {', '.join(LIST_KEYS)}; it has {', '.join(map(str, record)) or 'nothing'}"
+            )
         messages = record[key]
     if not isinstance(messages, list):
         raise UsageError(f"{where} is not a list of messages but {type(messages).__name__}")
-    pairs = [_role_and_text(f"{where}, message {index}", message) for index, message in enumerate(messages)]
+    pairs = [
+        _role_and_text(f"{where}, message {index}", message)
+        for index, message in enumerate(messages)
+    ]
     return _group(pairs)
 
 
@@ -156,7 +177,9 @@ def _role_and_text(where: str, message: object) -> tuple[str, str]:
     for name, roles in (("reply", REPLY_ROLES), ("user", USER_ROLES), ("system", SYSTEM_ROLES)):
         if role in roles:
             return name, _text(where, text, message)
-    raise UsageError(f"{where} has the unknown role {role!r} (known: {', '.join(USER_ROLES + REPLY_ROLES + SYSTEM_ROLES)})")
+    raise UsageError(
+        f"{where} has the unknown role {role!r} (known: {', '.join(USER_ROLES + REPLY_ROLES + SYSTEM_ROLES)})"
+    )
 
 
 def _text(where: str, content: object, message: dict[str, object]) -> str:
@@ -164,8 +187,12 @@ def _text(where: str, content: object, message: dict[str, object]) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        parts = [part.get("text") or part.get("value") for part in content if isinstance(part, dict)]
-        return "\n".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
+        parts = [
+            part.get("text") or part.get("value") for part in content if isinstance(part, dict)
+        ]
+        return "\n".join(
+            part if isinstance(part, str) else json.dumps(part) for part in parts if part
+        )
     if content is None and (message.get("tool_calls") or message.get("function_call")):
         return json.dumps(message.get("tool_calls") or message.get("function_call"))
     raise UsageError(f"{where} has no text: {type(content).__name__} instead of a string")
