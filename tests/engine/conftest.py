@@ -1,18 +1,24 @@
 """Engines on the tiny model, and stock vLLM's answers to compare with."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
 @pytest.fixture(scope="session")
 def serve(tiny_model: Path) -> Callable:
-    """Served(...) on the tiny model."""
+    """serve(...) is Served(...) on the tiny model, or on another one."""
     from tests.engine.served import Served
 
-    return partial(Served, tiny_model)
+    alive = []  # the first engine of a process to go would take the process groups of the others with it
+
+    def start(model: Path = tiny_model, **options: Any) -> Served:
+        alive.append(Served(model, **options))
+        return alive[-1]
+
+    return start
 
 
 @pytest.fixture(scope="session")

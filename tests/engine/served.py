@@ -2,12 +2,12 @@
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vllm import LLM, RequestOutput, SamplingParams
-from vllm.v1.core.kv_cache_utils import get_request_block_hasher
+from vllm.v1.core.kv_cache_utils import KVCacheBlock
 from vllm.v1.request import Request
 
 BLOCK_TOKENS = 32
@@ -105,13 +105,38 @@ class Served:
             self.pool.evict_blocks(ids)
         self.poison_empty_blocks()
 
-    def poison_empty_blocks(self) -> int:
-        """Overwrite the KV of every free block that caches nothing; returns how many there are."""
+    def poison_empty_blocks(self) -> None:
+        """Overwrite the KV of every free block that caches nothing."""
         empty = [b.block_id for b in self.pool.blocks if b.ref_cnt == 0 and b.block_hash is None and not b.is_null]
+        self._poison(empty)
+
+    def poison_blocks_given_out(self) -> None:
+        """From now on, overwrite the KV of a block when it is given out anew, before anything is computed into it."""
+        get_new_blocks = self.pool.get_new_blocks
+
+        def poisoned(count: int) -> list[KVCacheBlock]:
+            blocks = get_new_blocks(count)
+            self._poison([block.block_id for block in blocks])
+            return blocks
+
+        self.pool.get_new_blocks = poisoned
+
+    def _poison(self, blocks: list[int]) -> None:
         for layer in self.core.model_executor.driver_worker.worker.model_runner.kv_caches:
             assert layer.shape[0] == self.pool.num_gpu_blocks
-            layer[empty] = POISON
-        return len(empty)
+            layer[blocks] = POISON
+
+    def count_preemptions(self) -> Callable[[], int]:
+        """Preemptions from now on, when called."""
+        preempted: list[str] = []
+        preempt = self.scheduler._preempt_request
+
+        def counted(request: Request, *args: Any, **kwargs: Any) -> None:
+            preempted.append(request.request_id)
+            preempt(request, *args, **kwargs)
+
+        self.scheduler._preempt_request = counted
+        return lambda: len(preempted)
 
     # -- claims ------------------------------------------------------------
     @property

@@ -1,0 +1,245 @@
+"""Multi-turn requests under heavy eviction, against stock vLLM with ample memory: the same tokens?
+
+The reference plays the conversations first; what it answers becomes part of the next turn's prompt, so every arm gets
+the same prompts in the same waves. An arm is one engine with a small memory. `scattered` evictions leave holes all
+over the prefixes; `poisoned` overwrites a block's KV when the block is given out anew, and after every step the KV of
+all free blocks that cache nothing. The control leaves out the recomputation and must differ.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from vllm import RequestOutput
+
+from tests.engine.served import BLOCK_TOKENS, Served, largest_logprob_difference, token_ids, tokens
+from tests.scheduler.breaks import skip_recomputation
+from vllm_pensieve.retention.eviction_order import EvictionOrder
+
+MAX_MODEL_TOKENS = 1280
+AMPLE_BLOCKS = 3000
+
+
+@dataclass(frozen=True)
+class Turn:
+    prompt: list[int]
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    scattered: bool = False
+    poisoned: bool = False
+    recompute: bool = True
+
+
+PENSIEVE = Arm("pensieve, its own order")
+SCATTERED = Arm("pensieve, scattered evictions", scattered=True)
+POISONED = Arm("pensieve, scattered and poisoned", scattered=True, poisoned=True)
+CONTROL = Arm("control: no recomputation", scattered=True, poisoned=True, recompute=False)
+
+
+@dataclass
+class Result:
+    """What one arm answered, compared with the reference. Shares are of all prompt tokens."""
+
+    arm: str
+    requests: int
+    differing_requests: int
+    output_tokens: int
+    differing_tokens: int
+    largest_logprob_difference: float
+    resident_share: float
+    recovered_share: float
+    new_share: float
+    preemptions: int
+
+
+@dataclass
+class Report:
+    """`results` of the arms that must equal the reference, and of the control, which must not."""
+
+    requests: int
+    prompt_tokens: int
+    working_set_blocks: int
+    capacity_blocks: int
+    results: list[Result] = field(default_factory=list)
+    control: Result | None = None
+
+    def failures(self) -> list[str]:
+        """Why the run does not show what it must show; empty if it does."""
+        found = [f"{r.arm}: {r.differing_tokens} tokens differ" for r in self.results if r.differing_tokens]
+        found += [
+            f"{r.arm}: {r.recovered_share:.0%} of prompt tokens recovered, more than 30 % are needed"
+            for r in self.results
+            if r.arm != PENSIEVE.name and r.recovered_share <= 0.3
+        ]
+        if self.control is not None and not self.control.differing_tokens:
+            found.append(f"{self.control.arm}: no token differs, so the comparison shows nothing")
+        return found
+
+
+class ScatteredOrder(EvictionOrder):
+    """For tests: evicts at random places, the deep blocks of a sequence less often than the shallow ones."""
+
+    name = "scattered"
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._rank: dict[int, float] = {}
+
+    def insert(self, keys: Sequence[int], positions: Sequence[int], now_s: float) -> None:
+        for key, position in zip(keys, positions, strict=True):
+            assert key not in self._rank
+            self._rank[key] = self._random.random() * (position + 1) ** 3
+
+    def remove(self, key: int) -> None:
+        del self._rank[key]
+
+    def evict(self, count: int, now_s: float) -> list[int]:
+        self._require(count)
+        keys = self.peek(count, now_s)
+        for key in keys:
+            del self._rank[key]
+        return keys
+
+    def peek(self, count: int, now_s: float) -> list[int]:
+        return sorted(self._rank, key=self._rank.__getitem__)[:count]
+
+    def __len__(self) -> int:
+        return len(self._rank)
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._rank
+
+    def check_integrity(self) -> None:
+        assert all(rank >= 0 for rank in self._rank.values())
+
+
+class Conversations:
+    """Waves of turns: those of a wave run together; `sessions` times `turns` requests in all."""
+
+    def __init__(self, sessions: int, turns: int, seed: int = 0) -> None:
+        self.random = random.Random(seed)
+        system_prompts = [tokens(length, seed=900 + length) for length in (40, 64, 130)]
+        self.histories = [list(self.random.choice(system_prompts)) for _ in range(sessions)]
+        self.turns_left = [turns] * sessions
+        self.waves: list[list[Turn]] = []
+
+    def play_reference(self, stock: Served) -> list[list[RequestOutput]]:
+        """Play all turns on stock vLLM, which makes the waves; returns its outputs."""
+        outputs = []
+        while any(self.turns_left):
+            who = self._next_sessions()
+            wave = [self._next_turn(session) for session in who]
+            answers = play_wave(stock, wave)
+            for session, answer in zip(who, answers, strict=True):
+                self.histories[session] += token_ids(answer)
+            self.waves.append(wave)
+            outputs.append(answers)
+        return outputs
+
+    def _next_sessions(self) -> list[int]:
+        unfinished = [session for session, left in enumerate(self.turns_left) if left]
+        return self.random.sample(unfinished, min(self.random.choice([1, 2, 4, 6]), len(unfinished)))
+
+    def _next_turn(self, session: int) -> Turn:
+        self.turns_left[session] -= 1
+        self.histories[session] += tokens(
+            self.random.choice([20, 33, 64, 120, 160]), seed=self.random.randrange(1 << 30)
+        )
+        return Turn(list(self.histories[session]), self.random.choice([5, 12, 20, 48]))
+
+    def working_set_blocks(self) -> int:
+        """Distinct full blocks of all conversations."""
+        prefixes = {
+            tuple(history[:end])
+            for history in self.histories
+            for end in range(BLOCK_TOKENS, len(history) + 1, BLOCK_TOKENS)
+        }
+        return len(prefixes)
+
+
+def play_wave(served: Served, wave: list[Turn], after_step=lambda: None) -> list[RequestOutput]:
+    names = [served.add(turn.prompt, turn.output_tokens) for turn in wave]
+    outputs: dict[str, RequestOutput] = {}
+    while served.engine.has_unfinished_requests():
+        outputs |= served.step()
+        after_step()
+    return [outputs[name] for name in names]
+
+
+def play_arm(arm: Arm, model: Path, waves: list[list[Turn]], capacity_blocks: int) -> tuple[Served, list, int]:
+    """Play the waves with a memory of `capacity_blocks`; returns the engine, its outputs and its preemptions."""
+    served = Served(
+        model,
+        blocks=capacity_blocks + 1,  # vLLM keeps one for itself
+        max_model_tokens=MAX_MODEL_TOKENS,
+        settings={"step_cost_tokens": 0} if arm.scattered else {"step_cost_tokens": 128},
+    )
+    if arm.scattered:
+        served.pool.free_block_queue.order = ScatteredOrder(seed=1)
+    if not arm.recompute:
+        skip_recomputation(served.scheduler)
+    if arm.poisoned:
+        served.poison_blocks_given_out()
+    preemptions = served.count_preemptions()
+    after_step = served.poison_empty_blocks if arm.poisoned else lambda: None
+    outputs = [play_wave(served, wave, after_step) for wave in waves]
+    served.assert_nothing_left()
+    return served, outputs, preemptions()
+
+
+def compare(arm: Arm, served: Served, ours: list, reference: list, preemptions: int) -> Result:
+    pairs = [pair for a, b in zip(ours, reference, strict=True) for pair in zip(a, b, strict=True)]
+    differing = [
+        sum(x != y for x, y in zip(token_ids(ours), token_ids(want), strict=True)) for ours, want in pairs
+    ]
+    same = [pair for pair, wrong in zip(pairs, differing, strict=True) if not wrong]
+    total = sum(served.prompt_tokens.values())
+    return Result(
+        arm=arm.name,
+        requests=len(pairs),
+        differing_requests=sum(wrong > 0 for wrong in differing),
+        output_tokens=sum(len(token_ids(want)) for _, want in pairs),
+        differing_tokens=sum(differing),
+        largest_logprob_difference=max((largest_logprob_difference(*pair) for pair in same), default=0.0),
+        resident_share=served.prompt_tokens["resident"] / total,
+        recovered_share=served.prompt_tokens["recovered"] / total,
+        new_share=served.prompt_tokens["new"] / total,
+        preemptions=preemptions,
+    )
+
+
+def run(model: Path, sessions: int, turns: int, capacity_share: float = 0.15, seed: int = 0, keep=lambda engine: None):
+    """Play the reference and all arms. `keep` is given every engine, so that a caller can keep it alive."""
+    conversations = Conversations(sessions, turns, seed)
+    stock = Served(model, scheduler=None, blocks=AMPLE_BLOCKS, max_model_tokens=MAX_MODEL_TOKENS)
+    keep(stock)
+    reference = conversations.play_reference(stock)
+    working_set = conversations.working_set_blocks()
+    capacity = round(capacity_share * working_set)
+    report = Report(
+        requests=sum(map(len, conversations.waves)),
+        prompt_tokens=sum(len(turn.prompt) for wave in conversations.waves for turn in wave),
+        working_set_blocks=working_set,
+        capacity_blocks=capacity,
+    )
+    for arm in (PENSIEVE, SCATTERED, POISONED, CONTROL):
+        served, outputs, preemptions = play_arm(arm, model, conversations.waves, capacity)
+        keep(served)
+        result = compare(arm, served, outputs, reference, preemptions)
+        if arm is CONTROL:
+            report.control = result
+        else:
+            report.results.append(result)
+    return report
+
+
+def as_json(report: Report, machine: dict) -> str:
+    return json.dumps(
+        {"schema": 1, "machine": machine, **asdict(report), "failures": report.failures()}, indent=1
+    )
