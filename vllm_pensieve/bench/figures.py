@@ -71,7 +71,8 @@ def _caption(summary: dict[str, Any]) -> str:
     partial = ", interrupted" if summary["interrupted"] else ""
     machine = summary["machine"]
     device = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
-    return f"{workload['model']}, {name}: {workload['sessions']} sessions, {workload['requests']} requests a mode{partial}; {device}"
+    size = f"{workload['sessions']} sessions, {workload['requests']} requests a mode{partial}"
+    return f"model {workload['model']}, workload {name}: {size}; {device}"
 
 
 def _ttft_by_turn(axes: Axes, modes: dict[str, Any]) -> None:

@@ -1,0 +1,37 @@
+"""Modes: what is added to the server, and what is refused."""
+
+import json
+
+import pytest
+
+from vllm_pensieve.bench.modes import MODES, parse_modes
+from vllm_pensieve.config import PensieveConfig
+from vllm_pensieve.workloads.errors import UsageError
+
+
+def test_modes_keep_the_order_they_are_named_in():
+    assert [mode.name for mode in parse_modes("pensieve, vllm")] == ["pensieve", "vllm"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("vllm,fast", "unknown mode fast; there are: vllm, "), ("", "no mode"), ("vllm,vllm", "twice")],
+)
+def test_modes_that_do_not_exist_are_refused(names, message):
+    with pytest.raises(UsageError, match=message):
+        parse_modes(names)
+
+
+def test_stock_modes_never_see_the_plugin():
+    inherited = {"VLLM_PENSIEVE": "1", "VLLM_PENSIEVE_CONFIG": "{}", "HOME": "/h"}
+    for name in ("vllm", "vllm-apc"):
+        assert MODES[name].environment(inherited) == {"HOME": "/h"}
+        assert "--additional-config" not in MODES[name].options()
+
+
+def test_pensieve_modes_turn_it_on_with_settings_that_exist():
+    for name in ("pensieve", "pensieve-lru", "pensieve-no-recovery"):
+        assert MODES[name].environment({"VLLM_PENSIEVE_CONFIG": "{}"}) == {"VLLM_PENSIEVE": "1"}
+        options = MODES[name].options()
+        settings = json.loads(options[options.index("--additional-config") + 1])["pensieve"]
+        assert PensieveConfig.from_mapping(settings).changed_settings() == settings

@@ -1,0 +1,98 @@
+"""A server's process: its death is told with the log, and none is left behind. Stand-in programs, no vLLM."""
+
+import os
+import socket
+import sys
+import time
+
+import pytest
+
+from vllm_pensieve.bench.server import (
+    ServerCommand,
+    ServerFailed,
+    check_port,
+    find_reason,
+    free_port,
+    running,
+)
+from vllm_pensieve.workloads.errors import UsageError
+
+SERVES = """
+import http.server, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("child", child.pid, flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+DIES = """
+for line in range(40): print("line", line)
+print("(EngineCore pid=7) ERROR 11-21 15:07:18 [core.py:72] ValueError: not enough KV memory", flush=True)
+raise SystemExit(3)
+"""
+
+
+def command(tmp_path, program: str) -> ServerCommand:
+    port = free_port()
+    arguments = (sys.executable, "-c", program, str(port))
+    return ServerCommand(arguments, dict(os.environ), port, tmp_path / "logs" / "server.log")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_server_and_its_children_are_gone_afterwards(tmp_path):
+    with running(command(tmp_path, SERVES)) as server:
+        server.wait_ready(30.0, lambda elapsed_s: None)
+        child = int(server.command.log.read_text().split()[1])
+        assert is_alive(child)
+        pid = server.pid
+    assert not is_alive(pid)
+    deadline = time.monotonic() + 5
+    while is_alive(child) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not is_alive(child)
+
+
+def test_a_server_is_stopped_when_the_measurement_raises(tmp_path):
+    with pytest.raises(KeyboardInterrupt), running(command(tmp_path, SERVES)) as server:
+        pid = server.pid
+        raise KeyboardInterrupt
+    assert not is_alive(pid)
+
+
+def test_a_server_that_dies_is_told_with_the_end_of_its_log(tmp_path):
+    with pytest.raises(ServerFailed, match="exit status 3") as failed, running(command(tmp_path, DIES)) as server:
+        server.wait_ready(30.0, lambda elapsed_s: None)
+    assert failed.value.log_tail.splitlines()[0] == "line 21"
+    assert len(failed.value.log_tail.splitlines()) == 20
+    assert failed.value.reason == "ValueError: not enough KV memory"
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} cannot be used"):
+            check_port(port)
+
+
+def test_the_reason_is_the_cause_and_not_its_consequence():
+    log = (
+        "(APIServer pid=1) INFO fine\n"
+        "(EngineCore pid=2) ERROR 11-21 15:07:18 [core.py:9] ValueError: the cause\n"
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert find_reason(log) == "ValueError: the cause"
+    assert find_reason("api_server.py: error: unrecognized arguments: --nope") == (
+        "api_server.py: error: unrecognized arguments: --nope"
+    )
+    assert find_reason("nothing to see") is None

@@ -1,0 +1,122 @@
+"""The numbers of a summary, on inputs small enough to compute by hand."""
+
+import pytest
+
+from vllm_pensieve.bench.counters import parse_prompt_tokens, prompt_tokens_by_source
+from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.statistics import (
+    median_of,
+    mode_statistics,
+    outputs_differing,
+    percentile,
+    speedups,
+    spread,
+)
+
+METRICS = """\
+# TYPE vllm:pensieve_prompt_tokens_total counter
+vllm:pensieve_prompt_tokens_total{engine="0",model_name="demo",source="resident"} 100.0
+vllm:pensieve_prompt_tokens_total{engine="0",model_name="demo",source="recovered"} 1.2e+01
+vllm:pensieve_prompt_tokens_total{engine="0",model_name="demo",source="swapped"} 0.0
+vllm:pensieve_prompt_tokens_total{engine="0",model_name="demo",source="new"} 8.0
+vllm:pensieve_prompt_tokens_created{engine="0",model_name="demo",source="new"} 1.7e+09
+vllm:prompt_tokens_total{engine="0"} 120.0
+"""
+
+
+def record(turn: int, start_s: float, ttft_s: float, e2e_s: float, **fields) -> RequestRecord:
+    fields = {"prompt_tokens": 10, "cached_tokens": 4, "output_tokens": 5} | fields
+    return RequestRecord("s", turn, start_s, ttft_s=ttft_s, e2e_s=e2e_s, **fields)
+
+
+RECORDS = [record(1, 1.0, 2.0, 6.0), record(5, 8.0, 1.0, 3.0), record(6, 12.0, 3.0, 4.0)]
+FAILED = RequestRecord("s", 7, 30.0, error="gone")
+
+
+def test_percentiles_interpolate_between_ranks():
+    assert percentile([4.0, 1.0, 3.0, 2.0], 50) == 2.5
+    assert percentile([1.0, 2.0, 3.0, 4.0, 5.0], 90) == pytest.approx(4.6)
+    assert percentile([7.0], 99) == 7.0
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 50)
+
+
+def test_no_values_have_no_spread():
+    assert spread([]) == {"mean": None, "p50": None, "p90": None, "p99": None}
+
+
+def test_times_and_rates_of_a_mode():
+    numbers = mode_statistics([*RECORDS, FAILED], {"total": 30})
+    assert (numbers["requests"], numbers["failed"]) == (4, 1)
+    assert numbers["duration_s"] == 15.0
+    assert numbers["throughput_rps"] == pytest.approx(0.2)
+    assert numbers["output_tok_s"] == 1.0
+    assert numbers["ttft_s"]["mean"] == 2.0
+    assert numbers["ttft_s"]["by_turn"] == [2.0, None, None, None, 1.0, 3.0]
+    assert numbers["ttft_s"]["mean_turn5plus"] == 2.0
+    assert numbers["tpot_s"]["p50"] == 0.5
+
+
+def test_a_mode_in_which_everything_failed_has_no_times():
+    numbers = mode_statistics([FAILED], {"total": 0})
+    assert (numbers["requests"], numbers["failed"], numbers["throughput_rps"]) == (1, 1, 0.0)
+    assert numbers["ttft_s"]["mean"] is None
+    assert numbers["ttft_s"]["by_turn"] == []
+
+
+def test_repeats_are_summarised_by_the_median_of_every_number():
+    repeats = [
+        {"n": 3, "t": {"mean": 1.0, "by_turn": [1.0, None]}},
+        {"n": 3, "t": {"mean": 9.0, "by_turn": [5.0, 2.0]}},
+        {"n": 3, "t": {"mean": 2.0, "by_turn": [2.0]}},
+    ]
+    assert median_of(repeats) == {"n": 3, "t": {"mean": 2.0, "by_turn": [2.0, 2.0]}}
+    assert median_of([None, None]) is None
+
+
+def mode(rps: float, ttft: float, turns: list[float | None], late: float | None) -> dict:
+    ttft_s = {"mean": ttft, "by_turn": turns, "mean_turn5plus": late}
+    return {"throughput_rps": rps, "ttft_s": ttft_s}
+
+
+def test_speedups_are_over_the_stock_modes():
+    modes = {
+        "pensieve": mode(2.0, 0.5, [1.0, 0.25], 0.1),
+        "vllm-apc": mode(1.5, 1.0, [1.0, None], None),
+        "vllm": mode(1.0, 2.0, [1.0, 2.0], 2.0),
+    }
+    result = speedups(modes)
+    assert set(result) == {"vllm-apc/vllm", "pensieve/vllm", "pensieve/vllm-apc"}
+    assert result["pensieve/vllm"] == {
+        "throughput": 2.0,
+        "ttft_mean": 4.0,
+        "ttft_mean_turn5plus": 20.0,
+        "ttft_by_turn": [1.0, 8.0],
+    }
+    assert result["pensieve/vllm-apc"]["ttft_by_turn"] == [1.0, None]
+    assert result["pensieve/vllm-apc"]["ttft_mean_turn5plus"] is None
+
+
+def test_differing_outputs_are_counted_against_the_first_mode():
+    first = {("a", 1): "x", ("a", 2): "y", ("b", 1): "z"}
+    second = {("a", 1): "x", ("a", 2): "other"}
+    assert outputs_differing({"vllm": first, "pensieve": second}) == {"pensieve/vllm": 1}
+    assert outputs_differing({"vllm": first}) == {}
+    assert outputs_differing({}) == {}
+
+
+def test_the_plugins_counters_are_read_from_the_metrics():
+    counted = {"resident": 100, "swapped": 0, "recovered": 12, "new": 8}
+    assert parse_prompt_tokens(METRICS) == counted
+    assert parse_prompt_tokens("vllm:prompt_tokens_total 3.0\n") is None
+
+
+def test_prompt_tokens_come_from_the_counters_growth():
+    before = {"resident": 90, "swapped": 0, "recovered": 2, "new": 8}
+    by_source = prompt_tokens_by_source(RECORDS, before, parse_prompt_tokens(METRICS))
+    assert by_source == {"total": 30, "resident": 10, "swapped": 0, "recovered": 10, "new": 0}
+
+
+def test_without_counters_cached_tokens_are_resident():
+    by_source = prompt_tokens_by_source([*RECORDS, FAILED], None, None)
+    assert by_source == {"total": 30, "resident": 12, "swapped": 0, "recovered": 0, "new": 18}
