@@ -6,8 +6,8 @@ import sys
 
 import typer
 
-from vllm_pensieve.cli.compare import compare
-from vllm_pensieve.cli.serve import serve
+from vllm_pensieve.cli.compare import compare as compare_command
+from vllm_pensieve.cli.serve import serve as serve_command
 from vllm_pensieve.workloads.errors import UsageError
 
 USAGE_STATUS = 2
@@ -20,16 +20,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(serve)
-app.command()(compare)
+app.command("serve", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
+    serve_command
+)
+app.command("compare")(compare_command)
 
 
 def main() -> None:
-    """Run the command line. Bad input is one message on standard error and exit status 2, without a traceback."""
+    """Run the command line. Bad input is one message on standard error, exit status 2, no traceback."""
     try:
-        app()
+        status = app(prog_name="pensieve", standalone_mode=False)
     except UsageError as error:
-        print(f"pensieve: {error}", file=sys.stderr)
-        sys.exit(USAGE_STATUS)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED_STATUS)
+        status = _refuse(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED_STATUS
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # what the command line parser raises
+        if message is None:
+            raise
+        status = _refuse(f"{message()} (`pensieve --help` and `pensieve COMMAND --help` list all)")
+    sys.exit(status)
+
+
+def _refuse(message: str) -> int:
+    print(f"pensieve: {message}", file=sys.stderr)
+    return USAGE_STATUS

@@ -1,0 +1,124 @@
+"""The command line: it starts fast, and bad input is one clear message with exit status 2."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from vllm_pensieve.cli.serve import serve_arguments, serve_environment
+from vllm_pensieve.workloads.errors import UsageError
+
+HEAVY = ("torch", "vllm", "matplotlib", "transformers", "openai", "numpy")
+
+
+def pensieve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vllm_pensieve", *arguments]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "TERM": "dumb"} | environment
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+
+
+def test_nothing_heavy_is_imported_for_help():
+    program = f"import sys, vllm_pensieve.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_help_names_the_commands():
+    answer = pensieve("--help")
+    assert answer.returncode == 0
+    assert "compare" in answer.stdout
+    assert "serve" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--modes", "vllm,fast"), "unknown mode fast; there are: vllm, vllm-apc, pensieve, pensieve-lru"),
+        (("--workload", "dreams"), "unknown workload 'dreams'"),
+        (("--sessions", "0"), "Invalid value for '--sessions'"),
+        (("--think-time-s", "-1"), "Invalid value for '--think-time-s'"),
+        (("--port", "70000"), "Invalid value for '--port'"),
+        (("--repeat", "many"), "Invalid value for '--repeat'"),
+        (("--history-tokens", "40000"), "the context is 32768"),
+        (("--model", "no/such-model"), "no model 'no/such-model'"),
+        (("--dataset", "absent.json"), "absent.json: cannot be read: No such file"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path, arguments, message):
+    out = tmp_path / "out"
+    answer = pensieve("compare", "--out", str(out), *arguments)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert len(answer.stderr.splitlines()) <= 2
+    assert not out.exists()
+
+
+def test_a_malformed_dataset_is_named_with_its_record(tmp_path):
+    path = tmp_path / "chats.json"
+    path.write_text(json.dumps([{"conversations": []}, {"conversations": [7]}]))
+    answer = pensieve("compare", "--out", str(tmp_path / "out"), "--dataset", str(path))
+    assert answer.returncode == 2
+    assert f"{path}: record 1, message 0 is not an object but int" in answer.stderr
+
+
+def test_a_port_in_use_is_refused_and_earlier_results_stay(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        answer = pensieve("compare", "--out", str(tmp_path), "--port", str(port))
+    assert answer.returncode == 2
+    assert f"port {port} cannot be used" in answer.stderr
+    assert (tmp_path / "summary.json").read_text() == "{}"
+
+
+def test_a_server_keeps_every_option_it_is_given():
+    options = ["--port", "1234", "--max-model-len=64", "--no-enable-prefix-caching"]
+    assert serve_arguments("org/model", options)[1:] == [
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        "org/model",
+        *options,
+    ]
+
+
+def test_the_demo_model_is_served_by_its_name(monkeypatch):
+    monkeypatch.setattr("vllm_pensieve.cli.serve.resolve_model", lambda name: "/cache/demo")
+    assert serve_arguments("demo", [])[3:] == ["--model", "/cache/demo", "--served-model-name", "demo"]
+    assert serve_arguments("demo", ["--served-model-name", "x"]).count("--served-model-name") == 1
+
+
+def test_settings_are_given_as_json_or_as_a_file(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"recovery": false}')
+    for given in ('{"recovery": false}', str(path)):
+        environment = serve_environment({"HOME": "/h"}, given)
+        assert environment["VLLM_PENSIEVE"] == "1"
+        assert json.loads(environment["VLLM_PENSIEVE_CONFIG"]) == {"recovery": False}
+    assert serve_environment({}, None) == {"VLLM_PENSIEVE": "1"}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("{oops", "malformed JSON"), ("absent.json", "neither a JSON object nor a file"), ('{"a": 1', "malformed")],
+)
+def test_settings_that_are_no_json_object_are_refused(config, message):
+    with pytest.raises(UsageError, match=message):
+        serve_environment({}, config)
+
+
+def test_serve_passes_options_through_to_vllm(tmp_path):
+    stand_in = tmp_path / "vllm" / "entrypoints" / "openai"
+    stand_in.mkdir(parents=True)
+    for folder in (stand_in, stand_in.parent, stand_in.parent.parent):
+        (folder / "__init__.py").write_text("")
+    program = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['VLLM_PENSIEVE']]))"
+    (stand_in / "api_server.py").write_text(program)
+    answer = pensieve("serve", "org/model", "--port", "9", "--foo.bar", "-x", PYTHONPATH=str(tmp_path))
+    assert json.loads(answer.stdout) == [["--model", "org/model", "--port", "9", "--foo.bar", "-x"], "1"]
