@@ -43,7 +43,9 @@ def uv_environment(pip_config: str) -> dict[str, str]:
 def run_pip(python: str, *arguments: str) -> str:
     """What `python -m pip ARGUMENTS` prints; empty if it fails."""
     command = [python, "-m", "pip", "--disable-pip-version-check", *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ).stdout
 
 
 def torch_index(python: str, version: str) -> list[str]:

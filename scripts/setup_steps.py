@@ -31,7 +31,7 @@ HINTS = {
         "The index that pip is configured with lacks a package (see above): name one that has it with "
         "`pip config set global.extra-index-url URL`, and run this again."
     ),
-    "ensurepip|python3-venv": "Python's venv module is incomplete: install it (Debian: python3-venv) and run this again.",
+    "ensurepip|python3-venv": "Python's venv module is incomplete: install it (Debian: python3-venv).",
 }
 
 
@@ -74,8 +74,21 @@ def install(lock: Path) -> None:
     pins = lock.read_text().splitlines()
     torch = next(pin for pin in pins if pin.startswith("torch=="))
     uv = next(pin for pin in pins if pin.startswith("uv=="))
-    index = [option for url in torch_index(PYTHON, torch.removeprefix("torch==")) for option in ("--index-url", url)]
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "2"]
+    index = [
+        option
+        for url in torch_index(PYTHON, torch.removeprefix("torch=="))
+        for option in ("--index-url", url)
+    ]
+    pip = [
+        PYTHON,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--retries",
+        "2",
+    ]
     by_pip = [*pip, "--no-compile", "--no-deps"]
     by_uv = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON, "--no-deps"]
     environment = os.environ | uv_environment(run_pip(PYTHON, "config", "list"))
@@ -92,7 +105,9 @@ def install(lock: Path) -> None:
 def check_platform(system: str, machine: str) -> None:
     """vLLM's CPU build exists for Linux on two kinds of processor."""
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
-        raise SetupError(f"vLLM's CPU build needs Linux on x86_64 or aarch64; this is {system} on {machine}.")
+        raise SetupError(
+            f"vLLM's CPU build needs Linux on x86_64 or aarch64; this is {system} on {machine}."
+        )
 
 
 def check_disk(folder: Path, needed_gib: float) -> None:
@@ -107,7 +122,11 @@ def check_disk(folder: Path, needed_gib: float) -> None:
 
 def fingerprint(root: Path, level: str) -> str:
     """What the state of .venv depends on: the lock, pyproject.toml, its Python and the place of the checkout."""
-    parts = [root / "requirements" / f"{level}.txt", root / "pyproject.toml", root / ".venv" / "pyvenv.cfg"]
+    parts = [
+        root / "requirements" / f"{level}.txt",
+        root / "pyproject.toml",
+        root / ".venv" / "pyvenv.cfg",
+    ]
     digest = hashlib.sha256(str(root).encode())
     for part in parts:
         digest.update(hashlib.sha256(part.read_bytes()).digest())
@@ -119,14 +138,19 @@ def is_up_to_date(root: Path, level: str) -> bool:
     if not (root / ".venv" / "bin" / "python").exists():
         return False
     marks = {name: root / ".venv" / f".setup-{name}" for name in (level, "dev")}
-    return any(mark.exists() and mark.read_text() == fingerprint(root, name) for name, mark in marks.items())
+    return any(
+        mark.exists() and mark.read_text() == fingerprint(root, name)
+        for name, mark in marks.items()
+    )
 
 
 def run(step: str, command: list[str], environment: dict[str, str] | None = None) -> None:
     """Runs a command silently; if it fails, shows the end of what it said and what to do."""
     environment = {**(environment or os.environ)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         raise SetupError(explain(step, command, done.stdout))
 
@@ -134,7 +158,9 @@ def run(step: str, command: list[str], environment: dict[str, str] | None = None
 def explain(step: str, command: list[str], output: str) -> str:
     """The message for a failed command."""
     tail = "\n".join(f"  | {line}" for line in output.strip().splitlines()[-15:])
-    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, output, re.IGNORECASE)), "")
+    hint = next(
+        (hint for pattern, hint in HINTS.items() if re.search(pattern, output, re.IGNORECASE)), ""
+    )
     return f"could not {step}.\n  {' '.join(command)}\n{tail}\n{hint or 'See the output above.'}"
 
 
