@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 REQUEST_TIMEOUT_S = 900.0
-WARM_UP_TEXT = "This request comes before the measurement and shares no text with it. " * 8
-WARM_UP_TOKENS = 16
+WARM_UP_TEXT = "This comes before the measurement and shares no text with it."
+WARM_UP_TOKENS = 8
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,18 @@ SOURCE_MEANINGS = {
 
 
 def draw_figures(summary: dict[str, Any], out: Path) -> list[Path]:
-    """Draw `ttft_by_turn.png`, `throughput.png` and `prompt_tokens_by_source.png` into `out`; return their paths."""
-    if not summary["modes"]:
+    """Draw `ttft_by_turn.png`, `throughput.png` and `prompt_tokens_by_source.png` into `out`; return their paths.
+
+    Modes of which no request was answered are left out; without any mode nothing is drawn.
+    """
+    answered = {
+        name: numbers
+        for name, numbers in summary["modes"].items()
+        if numbers["requests"] > numbers["failed"]
+    }
+    if not answered:
         return []
+    summary = summary | {"modes": answered}
     return [
         _draw(out / "ttft_by_turn.png", summary, _ttft_by_turn),
         _draw(out / "throughput.png", summary, _throughput),

@@ -39,7 +39,7 @@ def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str
     }
     modes = {name: median_of(statistics) for name, statistics in repeats.items()}
     differing = outputs_differing(
-        {name: _outputs(mode_runs[0]) for name, mode_runs in by_mode.items() if mode_runs}
+        {name: _outputs(mode_runs[0]) for name, mode_runs in by_mode.items() if mode_runs and _outputs(mode_runs[0])}
     )
     return {
         "schema": SCHEMA,

@@ -38,7 +38,8 @@ def main() -> None:
         message = getattr(error, "format_message", None)  # what the command line parser raises
         if message is None:
             raise
-        status = _refuse(f"{message()} (`pensieve --help` and `pensieve COMMAND --help` list all)")
+        said = message()
+        status = _refuse(f"{said} (`pensieve COMMAND --help` lists all)") if said else USAGE_STATUS
     sys.exit(status)
 
 

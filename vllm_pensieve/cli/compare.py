@@ -59,7 +59,7 @@ def compare(
         float | None, typer.Option(min=0.001, help="KV memory of each server.")
     ] = None,
     max_model_len: Annotated[
-        int | None, typer.Option(min=32, help="Context of each server in tokens.")
+        int | None, typer.Option(min=256, help="Context of each server in tokens.")
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port of each server, one after the other.")

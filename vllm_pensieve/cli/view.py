@@ -112,6 +112,8 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
     if summary["modes"]:
         console.print(_table(summary["modes"]))
     for pair, speedup in summary["speedup"].items():
+        if speedup["ttft_mean"] is None:
+            continue
         mode, baseline = pair.split("/")
         console.print(f"{mode} against {baseline}: {_speedup_text(speedup)}", highlight=False)
     if summary["outputs_identical"]:
