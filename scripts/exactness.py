@@ -3,7 +3,7 @@
 
     python scripts/exactness.py [--sessions 25] [--turns 8] [--json OUT]
 
-Takes about a minute on two cores of a CPU. Exit status 1 if a token differs, if the recovery was hardly used, or if
+Takes about two minutes on two cores of a CPU. Exit status 1 if a token differs, if the recovery was hardly used, or if
 the control without recomputation goes unnoticed.
 """
 

@@ -51,7 +51,9 @@ def test_a_name_other_than_demo_is_left_alone():
 
 
 def test_it_has_about_25_million_parameters(model):
-    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(25e6, rel=0.05)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(
+        25e6, rel=0.05
+    )
 
 
 def test_one_byte_is_one_token(tokenizer):
@@ -68,7 +70,10 @@ def test_history_tokenises_to_what_was_generated(model, tokenizer):
         reply = generate(model, ids, max_new_tokens=24, do_sample=False)
         text = tokenizer.decode(reply, skip_special_tokens=True)
         assert len(text) == 24
-        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "And then?"}]
+        messages += [
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": "And then?"},
+        ]
         assert prompt(tokenizer, messages)[: len(ids) + 24] == ids + reply
 
 
@@ -85,7 +90,10 @@ def test_only_safe_characters_are_generated_at_any_temperature(model, tokenizer)
 def test_what_was_said_earlier_changes_the_reply(model, tokenizer):
     replies = set()
     for name in ("river", "stone", "house"):
-        ids = prompt(tokenizer, [{"role": "user", "content": f"The {name} is near. Tell me more about it, please."}])
+        ids = prompt(
+            tokenizer,
+            [{"role": "user", "content": f"The {name} is near. Tell me more about it, please."}],
+        )
         replies.add(tuple(generate(model, ids, max_new_tokens=24, do_sample=False)))
     assert len(replies) == 3
 
@@ -106,7 +114,10 @@ def test_it_is_made_once_and_the_same_again(folder, tmp_path, monkeypatch):
 def test_two_makers_at_once_leave_one_whole_model(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     paths = []
-    makers = [threading.Thread(target=lambda: paths.append(demo_model.ensure_demo_model())) for _ in range(2)]
+    makers = [
+        threading.Thread(target=lambda: paths.append(demo_model.ensure_demo_model()))
+        for _ in range(2)
+    ]
     for maker in makers:
         maker.start()
     for maker in makers:

@@ -15,7 +15,11 @@ def test_modes_keep_the_order_they_are_named_in():
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [("vllm,fast", "unknown mode fast; there are: vllm, "), ("", "no mode"), ("vllm,vllm", "twice")],
+    [
+        ("vllm,fast", "unknown mode fast; there are: vllm, "),
+        ("", "no mode"),
+        ("vllm,vllm", "twice"),
+    ],
 )
 def test_modes_that_do_not_exist_are_refused(names, message):
     with pytest.raises(UsageError, match=message):

@@ -17,7 +17,13 @@ def no_model_is_made(monkeypatch):
 
 def options(**changed) -> CompareOptions:
     fields = dict.fromkeys(CompareOptions.__dataclass_fields__)
-    fields |= {"model": "demo", "modes": "vllm,pensieve", "workload": "demo", "repeat": 1, "seed": 0}
+    fields |= {
+        "model": "demo",
+        "modes": "vllm,pensieve",
+        "workload": "demo",
+        "repeat": 1,
+        "seed": 0,
+    }
     return CompareOptions(**(fields | {"out": Path("never-made"), "server_options": ()} | changed))
 
 

@@ -1,4 +1,7 @@
-"""A server's process: its death is told with the log, and none is left behind. Stand-in programs, no vLLM."""
+"""A server's process: its death is told with the log, and none is left behind.
+
+Stand-in programs, no vLLM.
+"""
 
 import os
 import socket
@@ -69,7 +72,10 @@ def test_a_server_is_stopped_when_the_measurement_raises(tmp_path):
 
 
 def test_a_server_that_dies_is_told_with_the_end_of_its_log(tmp_path):
-    with pytest.raises(ServerFailed, match="exit status 3") as failed, running(command(tmp_path, DIES)) as server:
+    with (
+        pytest.raises(ServerFailed, match="exit status 3") as failed,
+        running(command(tmp_path, DIES)) as server,
+    ):
         server.wait_ready(30.0, lambda elapsed_s: None)
     assert failed.value.log_tail.splitlines()[0] == "line 21"
     assert len(failed.value.log_tail.splitlines()) == 20

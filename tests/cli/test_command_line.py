@@ -17,12 +17,16 @@ HEAVY = ("torch", "vllm", "matplotlib", "transformers", "openai", "numpy")
 def pensieve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vllm_pensieve", *arguments]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "TERM": "dumb"} | environment
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=env, timeout=120, check=False
+    )
 
 
 def test_nothing_heavy_is_imported_for_help():
     program = f"import sys, vllm_pensieve.cli; print([m for m in {HEAVY} if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "[]"
 
 
@@ -36,7 +40,10 @@ def test_help_names_the_commands():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--modes", "vllm,fast"), "unknown mode fast; there are: vllm, vllm-apc, pensieve, pensieve-lru"),
+        (
+            ("--modes", "vllm,fast"),
+            "unknown mode fast; there are: vllm, vllm-apc, pensieve, pensieve-lru",
+        ),
         (("--workload", "dreams"), "unknown workload 'dreams'"),
         (("--sessions", "0"), "Invalid value for '--sessions'"),
         (("--think-time-s", "-1"), "Invalid value for '--think-time-s'"),
@@ -90,7 +97,12 @@ def test_a_server_keeps_every_option_it_is_given():
 
 def test_the_demo_model_is_served_by_its_name(monkeypatch):
     monkeypatch.setattr("vllm_pensieve.cli.serve.resolve_model", lambda name: "/cache/demo")
-    assert serve_arguments("demo", [])[3:] == ["--model", "/cache/demo", "--served-model-name", "demo"]
+    assert serve_arguments("demo", [])[3:] == [
+        "--model",
+        "/cache/demo",
+        "--served-model-name",
+        "demo",
+    ]
     assert serve_arguments("demo", ["--served-model-name", "x"]).count("--served-model-name") == 1
 
 
@@ -106,7 +118,11 @@ def test_settings_are_given_as_json_or_as_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [("{oops", "malformed JSON"), ("absent.json", "neither a JSON object nor a file"), ('{"a": 1', "malformed")],
+    [
+        ("{oops", "malformed JSON"),
+        ("absent.json", "neither a JSON object nor a file"),
+        ('{"a": 1', "malformed"),
+    ],
 )
 def test_settings_that_are_no_json_object_are_refused(config, message):
     with pytest.raises(UsageError, match=message):
@@ -120,5 +136,10 @@ def test_serve_passes_options_through_to_vllm(tmp_path):
         (folder / "__init__.py").write_text("")
     program = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['VLLM_PENSIEVE']]))"
     (stand_in / "api_server.py").write_text(program)
-    answer = pensieve("serve", "org/model", "--port", "9", "--foo.bar", "-x", PYTHONPATH=str(tmp_path))
-    assert json.loads(answer.stdout) == [["--model", "org/model", "--port", "9", "--foo.bar", "-x"], "1"]
+    answer = pensieve(
+        "serve", "org/model", "--port", "9", "--foo.bar", "-x", PYTHONPATH=str(tmp_path)
+    )
+    assert json.loads(answer.stdout) == [
+        ["--model", "org/model", "--port", "9", "--foo.bar", "-x"],
+        "1",
+    ]

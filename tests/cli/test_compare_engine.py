@@ -1,4 +1,6 @@
-"""`pensieve compare` against real servers: what it writes, and what is left when something goes wrong."""
+"""`pensieve compare` against real servers: what it writes, and what is left when something goes
+wrong.
+"""
 
 import json
 import os
@@ -12,14 +14,25 @@ import pytest
 
 pytestmark = pytest.mark.engine
 
-TINY = ("--sessions", "2", "--history-tokens", "256", "--output-tokens", "8", "--think-time-s", "0.1")
+TINY = (
+    "--sessions",
+    "2",
+    "--history-tokens",
+    "256",
+    "--output-tokens",
+    "8",
+    "--think-time-s",
+    "0.1",
+)
 START_TIMEOUT_S = 240
 
 
 def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vllm_pensieve", "compare", "--out", str(out), *arguments]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "COLUMNS": "200"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -51,7 +64,9 @@ def records(out: Path) -> list[dict]:
 
 
 def test_a_comparison_writes_its_summary_requests_and_figures(tmp_path):
-    process = start(tmp_path, *TINY, "--turns", "5", "--modes", "vllm,vllm-apc", "--", "--dtype", "float32")
+    process = start(
+        tmp_path, *TINY, "--turns", "5", "--modes", "vllm,vllm-apc", "--", "--dtype", "float32"
+    )
     output = finish(process)
     assert process.returncode == 0, output
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -78,7 +93,9 @@ def test_a_comparison_writes_its_summary_requests_and_figures(tmp_path):
 
 
 def replies_are_reused(lines: list[dict]) -> None:
-    """With prefix caching, a turn's cached tokens reach into the previous reply: all but its last, unfinished block."""
+    """With prefix caching, a turn's cached tokens reach into the previous reply: all but its last,
+    unfinished block.
+    """
     cached = {(line["session"], line["turn"]): line for line in lines if line["mode"] == "vllm-apc"}
     for (session, turn), line in cached.items():
         if turn == 1:
@@ -122,7 +139,18 @@ def test_an_interruption_keeps_what_was_measured_and_stops_the_server(tmp_path):
 
 
 def test_too_little_kv_memory_is_told_in_vllms_words(tmp_path):
-    process = start(tmp_path, *TINY, "--turns", "2", "--modes", "vllm", "--kv-cache-gib", "0.003", "--max-model-len", "4096")
+    process = start(
+        tmp_path,
+        *TINY,
+        "--turns",
+        "2",
+        "--modes",
+        "vllm",
+        "--kv-cache-gib",
+        "0.003",
+        "--max-model-len",
+        "4096",
+    )
     output = finish(process)
     assert process.returncode == 2
     assert "the server of mode vllm did not start: ValueError" in output

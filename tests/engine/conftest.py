@@ -8,15 +8,21 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def serve(tiny_model: Path) -> Callable:
+def keep_alive() -> Callable:
+    """keep_alive(engine): the first engine of a process to go would take the others' process groups with it."""
+    engines: list[object] = []
+    return engines.append
+
+
+@pytest.fixture(scope="session")
+def serve(tiny_model: Path, keep_alive: Callable) -> Callable:
     """serve(...) is Served(...) on the tiny model, or on another one."""
     from tests.engine.served import Served
 
-    alive = []  # the first engine of a process to go would take the process groups of the others with it
-
     def start(model: Path = tiny_model, **options: Any) -> Served:
-        alive.append(Served(model, **options))
-        return alive[-1]
+        served = Served(model, **options)
+        keep_alive(served)
+        return served
 
     return start
 

@@ -18,8 +18,7 @@ from tests.engine.served import BLOCK_TOKENS, Served, largest_logprob_difference
 from tests.scheduler.breaks import skip_recomputation
 from vllm_pensieve.retention.eviction_order import EvictionOrder
 
-MAX_MODEL_TOKENS = 1280
-AMPLE_BLOCKS = 3000
+AMPLE_BLOCKS, AMPLE_TOKENS = 3000, 4096
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,13 @@ class Report:
     results: list[Result] = field(default_factory=list)
     control: Result | None = None
 
-    def failures(self) -> list[str]:
+    def failures(self, recovered_above: float = 0.3) -> list[str]:
         """Why the run does not show what it must show; empty if it does."""
         found = [f"{r.arm}: {r.differing_tokens} tokens differ" for r in self.results if r.differing_tokens]
         found += [
-            f"{r.arm}: {r.recovered_share:.0%} of prompt tokens recovered, more than 30 % are needed"
+            f"{r.arm}: {r.recovered_share:.1%} of prompt tokens recovered, more than {recovered_above:.0%} are needed"
             for r in self.results
-            if r.arm != PENSIEVE.name and r.recovered_share <= 0.3
+            if r.arm != PENSIEVE.name and r.recovered_share <= recovered_above
         ]
         if self.control is not None and not self.control.differing_tokens:
             found.append(f"{self.control.arm}: no token differs, so the comparison shows nothing")
@@ -83,7 +82,7 @@ class Report:
 
 
 class ScatteredOrder(EvictionOrder):
-    """For tests: evicts at random places, the deep blocks of a sequence less often than the shallow ones."""
+    """For tests: evicts at random places, but the deepest block of a sequence last, so that holes come to be."""
 
     name = "scattered"
 
@@ -92,9 +91,9 @@ class ScatteredOrder(EvictionOrder):
         self._rank: dict[int, float] = {}
 
     def insert(self, keys: Sequence[int], positions: Sequence[int], now_s: float) -> None:
-        for key, position in zip(keys, positions, strict=True):
+        for index, (key, position) in enumerate(zip(keys, positions, strict=True)):
             assert key not in self._rank
-            self._rank[key] = self._random.random() * (position + 1) ** 3
+            self._rank[key] = self._random.random() * (position + 1) + AMPLE_TOKENS * (index == 0)
 
     def remove(self, key: int) -> None:
         del self._rank[key]
@@ -144,7 +143,7 @@ class Conversations:
 
     def _next_sessions(self) -> list[int]:
         unfinished = [session for session, left in enumerate(self.turns_left) if left]
-        return self.random.sample(unfinished, min(self.random.choice([1, 2, 4, 6]), len(unfinished)))
+        return self.random.sample(unfinished, min(self.random.choice([1, 1, 2, 4]), len(unfinished)))
 
     def _next_turn(self, session: int) -> Turn:
         self.turns_left[session] -= 1
@@ -177,7 +176,7 @@ def play_arm(arm: Arm, model: Path, waves: list[list[Turn]], capacity_blocks: in
     served = Served(
         model,
         blocks=capacity_blocks + 1,  # vLLM keeps one for itself
-        max_model_tokens=MAX_MODEL_TOKENS,
+        max_model_tokens=max(len(t.prompt) + t.output_tokens for wave in waves for t in wave),
         settings={"step_cost_tokens": 0} if arm.scattered else {"step_cost_tokens": 128},
     )
     if arm.scattered:
@@ -217,7 +216,7 @@ def compare(arm: Arm, served: Served, ours: list, reference: list, preemptions: 
 def run(model: Path, sessions: int, turns: int, capacity_share: float = 0.15, seed: int = 0, keep=lambda engine: None):
     """Play the reference and all arms. `keep` is given every engine, so that a caller can keep it alive."""
     conversations = Conversations(sessions, turns, seed)
-    stock = Served(model, scheduler=None, blocks=AMPLE_BLOCKS, max_model_tokens=MAX_MODEL_TOKENS)
+    stock = Served(model, scheduler=None, blocks=AMPLE_BLOCKS, max_model_tokens=AMPLE_TOKENS)
     keep(stock)
     reference = conversations.play_reference(stock)
     working_set = conversations.working_set_blocks()

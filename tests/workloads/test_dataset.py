@@ -64,7 +64,10 @@ def test_tool_results_belong_to_the_next_question(tmp_path):
         ([{"messages": "hello"}], "record 0 is not a list of messages but str"),
         ([5], "record 0 is not a list of messages but int"),
         ([[], ["x"]], "record 1, message 0 is not an object but str"),
-        ([[{"from": "martian", "value": "x"}]], "record 0, message 0 has the unknown role 'martian'"),
+        (
+            [[{"from": "martian", "value": "x"}]],
+            "record 0, message 0 has the unknown role 'martian'",
+        ),
         ([[{"from": "human", "value": 4}]], "record 0, message 0 has no text: int"),
         ([[{"from": "human"}]], "record 0, message 0 has no text: NoneType"),
     ],
@@ -111,7 +114,10 @@ def test_limits_on_sessions_turns_and_replies_hold(tmp_path):
 
 
 def test_the_seed_decides_which_records_are_taken(tmp_path):
-    chats = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}] for i in range(50)]
+    chats = [
+        [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}]
+        for i in range(50)
+    ]
     path = write(tmp_path, chats)
     limits = DatasetLimits(5, None, None, 0.0, 10_000, 0)
 
