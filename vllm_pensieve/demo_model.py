@@ -1,12 +1,14 @@
-"""The demo model: a Llama of 25 million random parameters, made once into the user's cache folder, no download.
+"""The demo model: a Llama of 25 million random parameters, made once into the user's cache folder,
+no download.
 
-Its replies are meaningless, its arithmetic and its KV cache are those of any Llama. Two properties are built in, because
-conversations are measured with it:
+Its replies are meaningless, its arithmetic and its KV cache are those of any Llama. Two properties
+are built in, because conversations are measured with it:
 
 - One byte is one token, in both directions, so token counts are exact without loading a tokenizer.
-- Only lower-case letters, space, comma and full stop can be generated (hidden channel 0 is a constant that no layer writes, and
-  `lm_head` uses it to push every other token far down, at any temperature). Text made of these, sent back as history, is tokenised
-  to exactly the ids that were generated, so the KV of a reply can be used again in the next turn.
+- Only lower-case letters, space, comma and full stop can be generated (hidden channel 0 is a
+  constant that no layer writes, and `lm_head` uses it to push every other token far down, at any
+  temperature). Text made of these, sent back as history, is tokenised to exactly the ids that were
+  generated, so the KV of a reply can be used again in the next turn.
 """
 
 from __future__ import annotations
@@ -48,21 +50,25 @@ CHAT_TEMPLATE = (
 
 
 def cache_folder() -> Path:
-    """Return this package's folder under `XDG_CACHE_HOME` (default `~/.cache`); it may not exist yet."""
+    """Return this package's folder under `XDG_CACHE_HOME` (default `~/.cache`); it may not exist
+    yet.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "vllm-pensieve"
 
 
 def resolve_model(name: str) -> str:
-    """Return the path of the demo model for the name "demo" (made if missing), and any other name unchanged."""
+    """Return the path of the demo model for the name "demo" (made if missing), and any other name
+    unchanged.
+    """
     return str(ensure_demo_model()) if name == DEMO_MODEL_NAME else name
 
 
 def ensure_demo_model() -> Path:
     """Return the demo model's folder; make it first if it is not there.
 
-    It is written beside its place and renamed, so a folder with this name is always complete, also when two processes make it at
-    once. Raises OSError if the cache folder cannot be written.
+    It is written beside its place and renamed, so a folder with this name is always complete, also
+    when two processes make it at once. Raises OSError if the cache folder cannot be written.
     """
     target = cache_folder() / f"demo-model-{DEMO_MODEL_VERSION}"
     if (target / "config.json").is_file():
@@ -83,7 +89,9 @@ def ensure_demo_model() -> Path:
 
 
 def write_demo_model(folder: Path) -> None:
-    """Write config, tokenizer and weights (bfloat16, the same bits for the same torch) into the existing `folder`."""
+    """Write config, tokenizer and weights (bfloat16, the same bits for the same torch) into the
+    existing `folder`.
+    """
     from safetensors.torch import save_file
 
     _write_tokenizer(folder)
@@ -150,9 +158,11 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 def _weights() -> dict[str, object]:
-    """Random weights by their Hugging Face names, bfloat16; channel 0 of the hidden state is 1 before the last norm, always.
+    """Random weights by their Hugging Face names, bfloat16; channel 0 of the hidden state is 1
+    before the last norm, always.
 
-    Queries and keys are drawn larger than usual: attention then picks few positions, and the text depends on what was said.
+    Queries and keys are drawn larger than usual: attention then picks few positions, and the text
+    depends on what was said.
     """
     import torch
 

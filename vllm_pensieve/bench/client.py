@@ -1,4 +1,6 @@
-"""Replays conversations against one server: streaming chat requests, each turn after the reply to the one before."""
+"""Replays conversations against one server: streaming chat requests, each turn after the reply to
+the one before.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Replay:
-    """What is to be sent: the conversations, how many at a time, and who is told of each finished request."""
+    """What is to be sent: the conversations, how many at a time, and who is told of each finished
+    request.
+    """
 
     conversations: Sequence[Conversation]
     concurrency: int
@@ -38,7 +42,9 @@ class Replay:
 
 
 async def warm_up(target: Target) -> None:
-    """Send two turns of unrelated content, so that nothing lazy is left for the first measured request. Raises on failure."""
+    """Send two turns of unrelated content, so that nothing lazy is left for the first measured
+    request. Raises on failure.
+    """
     async with _client(target) as client:
         turn = Turn(WARM_UP_TEXT, 0, WARM_UP_TOKENS, 0.0)
         messages: list[dict[str, str]] = []
@@ -49,7 +55,10 @@ async def warm_up(target: Target) -> None:
 
 
 async def replay(target: Target, plan: Replay) -> None:
-    """Run all conversations, at most `plan.concurrency` at a time, in their order. A failure is recorded, not raised."""
+    """Run all conversations, at most `plan.concurrency` at a time, in their order.
+
+    A failure is recorded, not raised.
+    """
     start = time.monotonic()
     slots = asyncio.Semaphore(plan.concurrency)
 

@@ -18,7 +18,9 @@ from vllm_pensieve.bench.server import Server, ServerCommand, ServerFailed, runn
 READY_TIMEOUT_S = 1800.0
 WATCH_S = 0.2
 DYING_S = 5.0
-"""How long to wait for a server to end after a request failed: vLLM's front end outlives its dead engine for a moment."""
+"""How long to wait for a server to end after a request failed: vLLM's front end outlives its dead
+engine for a moment.
+"""
 
 
 class View(Protocol):
@@ -60,8 +62,8 @@ def run_comparison(
 ) -> list[ModeRun]:
     """Run every mode `plan.repeat` times, the modes in turn, and return the runs.
 
-    `on_run` gets all runs so far after each one. Stops after an interrupted run, and after a server that did not start while nothing
-    has been measured yet. Raises UsageError if the port is in use.
+    `on_run` gets all runs so far after each one. Stops after an interrupted run, and after a server
+    that did not start while nothing has been measured yet. Raises UsageError if the port is in use.
     """
     runs: list[ModeRun] = []
     records = RecordFile(plan.out / "requests.jsonl")
@@ -108,7 +110,9 @@ def _measure(
     view: View,
     on_record: Callable[[RequestRecord], None],
 ) -> None:
-    """Warm up, replay the conversations, and note where the prompt tokens came from, also when interrupted."""
+    """Warm up, replay the conversations, and note where the prompt tokens came from, also when
+    interrupted.
+    """
     import httpx
 
     target = Target(server.command.url, plan.model, plan.seed)

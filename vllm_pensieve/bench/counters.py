@@ -1,4 +1,6 @@
-"""Where prompt tokens came from: the plugin's counters on `/metrics`, or what each response says was cached."""
+"""Where prompt tokens came from: the plugin's counters on `/metrics`, or what each response says
+was cached.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ COUNTER = re.compile(
 
 
 def parse_prompt_tokens(metrics: str) -> dict[str, int] | None:
-    """Return the plugin's prompt token counters by source, summed over engines; None if there are none."""
+    """Return the plugin's prompt token counters by source, summed over engines; None if there are
+    none.
+    """
     totals = dict.fromkeys(SOURCES, 0)
     found = COUNTER.findall(metrics)
     for source, value in found:
@@ -23,7 +27,10 @@ def parse_prompt_tokens(metrics: str) -> dict[str, int] | None:
 
 
 def read_prompt_tokens(url: str) -> dict[str, int] | None:
-    """Return the counters of the server at `url`, or None if it has none. Raises httpx.HTTPError if it does not answer."""
+    """Return the counters of the server at `url`, or None if it has none.
+
+    Raises httpx.HTTPError if it does not answer.
+    """
     import httpx
 
     return parse_prompt_tokens(httpx.get(f"{url}/metrics", timeout=30.0, trust_env=False).text)
@@ -32,9 +39,11 @@ def read_prompt_tokens(url: str) -> dict[str, int] | None:
 def prompt_tokens_by_source(
     records: Iterable[RequestRecord], before: dict[str, int] | None, after: dict[str, int] | None
 ) -> dict[str, int]:
-    """Return total prompt tokens and their sources: the counters' growth where there are counters, else what was cached.
+    """Return total prompt tokens and their sources: the counters' growth where there are counters,
+    else what was cached.
 
-    Without counters nothing is swapped or recovered, cached tokens are resident, and the rest is new.
+    Without counters nothing is swapped or recovered, cached tokens are resident, and the rest is
+    new.
     """
     done = [record for record in records if record.error is None]
     total = sum(record.prompt_tokens for record in done)

@@ -39,7 +39,8 @@ SOURCE_MEANINGS = {
 
 
 def draw_figures(summary: dict[str, Any], out: Path) -> list[Path]:
-    """Draw `ttft_by_turn.png`, `throughput.png` and `prompt_tokens_by_source.png` into `out`; return their paths.
+    """Draw `ttft_by_turn.png`, `throughput.png` and `prompt_tokens_by_source.png` into `out`;
+    return their paths.
 
     Modes of which no request was answered are left out; without any mode nothing is drawn.
     """

@@ -1,4 +1,6 @@
-"""What a measurement ran on: machine, versions, and the environment variables that change vLLM's speed."""
+"""What a measurement ran on: machine, versions, and the environment variables that change vLLM's
+speed.
+"""
 
 from __future__ import annotations
 

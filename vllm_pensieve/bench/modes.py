@@ -10,7 +10,10 @@ from vllm_pensieve.workloads.errors import UsageError
 
 @dataclass(frozen=True)
 class Mode:
-    """One way of serving. `pensieve` holds the plugin's settings; None means that the plugin is off."""
+    """One way of serving.
+
+    `pensieve` holds the plugin's settings; None means that the plugin is off.
+    """
 
     name: str
     meaning: str
@@ -28,7 +31,9 @@ class Mode:
         ]
 
     def environment(self, base: dict[str, str]) -> dict[str, str]:
-        """Return `base` with the plugin switched on or off as this mode needs it; settings in it are never inherited."""
+        """Return `base` with the plugin switched on or off as this mode needs it; settings in it
+        are never inherited.
+        """
         clean = {
             name: value for name, value in base.items() if not name.startswith("VLLM_PENSIEVE")
         }
@@ -58,7 +63,10 @@ MODES = {
 
 
 def parse_modes(names: str) -> list[Mode]:
-    """Return the modes of a comma-separated list, in its order. Raises UsageError for an unknown, repeated or missing name."""
+    """Return the modes of a comma-separated list, in its order.
+
+    Raises UsageError for an unknown, repeated or missing name.
+    """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in MODES]
     if unknown:

@@ -1,4 +1,6 @@
-"""From the user's options to a plan: everything that can be refused is refused here, before anything is started or moved."""
+"""From the user's options to a plan: everything that can be refused is refused here, before
+anything is started or moved.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,17 @@ CONTEXT_STEP_TOKENS = 1024
 DATASET_CONTEXT_TOKENS = 16384
 """Longest conversation taken from a dataset when `--max-model-len` is not given."""
 CPU_KV_CACHE_GIB = 0.5
-"""KV memory on the CPU build when `--kv-cache-gib` is not given: 65,536 tokens of the demo model. On a GPU vLLM decides."""
+"""KV memory on the CPU build when `--kv-cache-gib` is not given: 65,536 tokens of the demo model.
+
+On a GPU vLLM decides.
+"""
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """The options of `pensieve compare` as given; None means: take the workload's or the machine's default."""
+    """The options of `pensieve compare` as given; None means: take the workload's or the machine's
+    default.
+    """
 
     model: str
     modes: str

@@ -26,7 +26,10 @@ RECORDED_VARIABLES = (
 
 @dataclass(frozen=True)
 class ComparePlan:
-    """All inputs of a comparison. Every mode gets the same conversations, model, memory and server options."""
+    """All inputs of a comparison.
+
+    Every mode gets the same conversations, model, memory and server options.
+    """
 
     model: str
     """As named by the user; also the served name."""
@@ -52,7 +55,9 @@ class ComparePlan:
 
 
 def server_arguments(plan: ComparePlan, mode: Mode) -> tuple[str, ...]:
-    """Return the command line of a mode's server; the user's own options come last, so that they win."""
+    """Return the command line of a mode's server; the user's own options come last, so that they
+    win.
+    """
     options = [
         "--model",
         plan.model_path,

@@ -11,9 +11,11 @@ from typing import IO
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One request: when it was sent (seconds since its mode's first request could be sent), and what came back.
+    """One request: when it was sent (seconds since its mode's first request could be sent), and
+    what came back.
 
-    A request that failed, or was not sent because of an earlier failure in its session, has `error` and no times.
+    A request that failed, or was not sent because of an earlier failure in its session, has `error`
+    and no times.
     """
 
     session: str
@@ -44,7 +46,9 @@ def text_digest(text: str) -> str:
 
 
 class RecordFile:
-    """`requests.jsonl`: one line per request with its mode and repeat, each flushed, so an interruption loses none."""
+    """`requests.jsonl`: one line per request with its mode and repeat, each flushed, so an
+    interruption loses none.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file: IO[str] = path.open("w", encoding="utf-8")

@@ -1,4 +1,6 @@
-"""One vLLM server as a process of its own: start it, wait until it is ready, watch it, and end it always."""
+"""One vLLM server as a process of its own: start it, wait until it is ready, watch it, and end it
+always.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ REASON = re.compile(
 
 
 class ServerFailed(Exception):
-    """The server died or did not get ready. The message tells how; `log_tail` holds the last lines of its log."""
+    """The server died or did not get ready.
+
+    The message tells how; `log_tail` holds the last lines of its log.
+    """
 
     def __init__(self, message: str, log_tail: str, reason: str | None) -> None:
         super().__init__(message)
@@ -69,7 +74,9 @@ def free_port() -> int:
 
 
 class Server:
-    """A running server process in its own process group, so that a Ctrl-C in the terminal does not reach it first."""
+    """A running server process in its own process group, so that a Ctrl-C in the terminal does not
+    reach it first.
+    """
 
     def __init__(self, command: ServerCommand) -> None:
         self.command = command
@@ -96,7 +103,8 @@ class Server:
             raise self.failure(f"the server ended with {_describe_status(status)}")
 
     def wait_ready(self, timeout_s: float, waiting: Callable[[float], None]) -> float:
-        """Wait until `/health` answers; return the seconds it took. Calls `waiting` with the seconds so far, often.
+        """Wait until `/health` answers; return the seconds it took. Calls `waiting` with the
+        seconds so far, often.
 
         Raises ServerFailed if the process ends first, or after `timeout_s`.
         """
@@ -120,7 +128,10 @@ class Server:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """End the whole process group: politely first, by force after `STOP_TIMEOUT_S`. Safe to call twice."""
+        """End the whole process group: politely first, by force after `STOP_TIMEOUT_S`.
+
+        Safe to call twice.
+        """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGTERM)
         try:
@@ -139,7 +150,10 @@ class Server:
 
 @contextlib.contextmanager
 def running(command: ServerCommand) -> Iterator[Server]:
-    """Start a server and stop it at the end, whatever happens. Raises UsageError if its port is in use."""
+    """Start a server and stop it at the end, whatever happens.
+
+    Raises UsageError if its port is in use.
+    """
     check_port(command.port)
     server = Server(command)
     try:
@@ -149,7 +163,9 @@ def running(command: ServerCommand) -> Iterator[Server]:
 
 
 def find_reason(log: str) -> str | None:
-    """Return the first line of a server's log that names an error other than a mere consequence, without vLLM's line prefix."""
+    """Return the first line of a server's log that names an error other than a mere consequence,
+    without vLLM's line prefix.
+    """
     for line in log.splitlines():
         text = STOCK_PREFIX.sub("", line).strip()
         if REASON.search(text) and "Engine core initialization failed" not in text:

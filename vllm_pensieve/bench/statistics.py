@@ -14,7 +14,10 @@ LATE_TURN = 5
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return a percentile by linear interpolation between closest ranks. Raises ValueError for no values."""
+    """Return a percentile by linear interpolation between closest ranks.
+
+    Raises ValueError for no values.
+    """
     if not values:
         raise ValueError("no values to take a percentile of")
     ordered = sorted(values)
@@ -40,7 +43,8 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 def mode_statistics(
     records: Iterable[RequestRecord], prompt_tokens: dict[str, int]
 ) -> dict[str, Any]:
-    """Return the numbers of one mode: requests, throughput, times in seconds, and prompt tokens by source.
+    """Return the numbers of one mode: requests, throughput, times in seconds, and prompt tokens by
+    source.
 
     Duration is from the first request sent to the last reply's end; think times are in it.
     """
@@ -73,7 +77,8 @@ def mode_statistics(
 
 
 def median_of(repeats: Sequence[Any]) -> Any:
-    """Return the median of numbers, or the same structure of medians for dictionaries and lists of one shape.
+    """Return the median of numbers, or the same structure of medians for dictionaries and lists of
+    one shape.
 
     None among the numbers is left out; whole numbers stay whole when the median is one of them.
     """
@@ -98,7 +103,8 @@ def median_of(repeats: Sequence[Any]) -> Any:
 
 
 def speedups(modes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return, for every mode over every stock mode before it, how many times better it is (above 1: better).
+    """Return, for every mode over every stock mode before it, how many times better it is (above 1:
+    better).
 
     Names are `mode/baseline`; baselines are `vllm` and `vllm-apc`.
     """
@@ -129,7 +135,8 @@ def _ratio(numerator: float | None, denominator: float | None) -> float | None:
 
 
 def outputs_differing(outputs: dict[str, dict[tuple[str, int], str]]) -> dict[str, int]:
-    """Return, for every mode against the first, how many requests both answered with different texts (`mode/first`).
+    """Return, for every mode against the first, how many requests both answered with different
+    texts (`mode/first`).
 
     Each mode maps (session, turn) to a digest of the text.
     """

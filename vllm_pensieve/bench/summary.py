@@ -25,7 +25,10 @@ RESULT_NAMES = (
 
 
 def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str, Any]:
-    """Return the summary of the runs so far. Numbers of a mode are medians over its repeats; `repeats` holds each of them."""
+    """Return the summary of the runs so far.
+
+    Numbers of a mode are medians over its repeats; `repeats` holds each of them.
+    """
     by_mode = {
         mode.name: [run for run in runs if run.mode is mode and run.records] for mode in plan.modes
     }
@@ -39,7 +42,11 @@ def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str
     }
     modes = {name: median_of(statistics) for name, statistics in repeats.items()}
     differing = outputs_differing(
-        {name: _outputs(mode_runs[0]) for name, mode_runs in by_mode.items() if mode_runs and _outputs(mode_runs[0])}
+        {
+            name: _outputs(mode_runs[0])
+            for name, mode_runs in by_mode.items()
+            if mode_runs and _outputs(mode_runs[0])
+        }
     )
     return {
         "schema": SCHEMA,
@@ -70,7 +77,9 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
 
 
 def put_earlier_results_aside(out: Path) -> Path | None:
-    """Make the folder; move results that are in it already to `out/earlier/DATE`, and return that folder (None: there were none)."""
+    """Make the folder; move results that are in it already to `out/earlier/DATE`, and return that
+    folder (None: there were none).
+    """
     out.mkdir(parents=True, exist_ok=True)
     earlier = [out / name for name in RESULT_NAMES if (out / name).exists()]
     if not earlier:

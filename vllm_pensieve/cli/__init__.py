@@ -27,7 +27,10 @@ app.command("compare")(compare_command)
 
 
 def main() -> None:
-    """Run the command line. Bad input is one message on standard error, exit status 2, no traceback."""
+    """Run the command line.
+
+    Bad input is one message on standard error, exit status 2, no traceback.
+    """
     try:
         status = app(prog_name="pensieve", standalone_mode=False)
     except UsageError as error:

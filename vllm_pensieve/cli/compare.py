@@ -78,8 +78,9 @@ def compare(
 ) -> None:
     """Measure vLLM with and without the plugin on the same conversations.
 
-    Each mode's server runs alone, is driven over HTTP by streaming clients, and is stopped again. Without options this is the
-    demonstration: the built-in model, 8,192 tokens of history. Ctrl-C stops the servers and keeps what was measured.
+    Each mode's server runs alone, is driven over HTTP by streaming clients, and is stopped again.
+    Without options this is the demonstration: the built-in model, 8,192 tokens of history. Ctrl-C
+    stops the servers and keeps what was measured.
     """
     options = CompareOptions(
         model=model,
@@ -105,7 +106,9 @@ def compare(
 
 
 def carry_out(plan: ComparePlan) -> int:
-    """Run the comparison, write and print its results; return the exit status (1: something failed, 130: interrupted)."""
+    """Run the comparison, write and print its results; return the exit status (1: something failed,
+    130: interrupted).
+    """
     from vllm_pensieve.bench.compare import run_comparison
     from vllm_pensieve.bench.figures import draw_figures
     from vllm_pensieve.bench.summary import build_summary, put_earlier_results_aside, write_summary

@@ -36,7 +36,9 @@ def serve(
 
 
 def serve_arguments(model: str, options: list[str]) -> list[str]:
-    """Return the server's command line; the demo model keeps its short name unless `options` name it otherwise."""
+    """Return the server's command line; the demo model keeps its short name unless `options` name
+    it otherwise.
+    """
     arguments = [
         sys.executable,
         "-m",
@@ -51,7 +53,10 @@ def serve_arguments(model: str, options: list[str]) -> list[str]:
 
 
 def serve_environment(base: dict[str, str], config: str | None) -> dict[str, str]:
-    """Return `base` with the plugin on and its settings, if given. Raises UsageError if they are no JSON object."""
+    """Return `base` with the plugin on and its settings, if given.
+
+    Raises UsageError if they are no JSON object.
+    """
     if config is None:
         return base | {"VLLM_PENSIEVE": "1"}
     text, where = config, "--pensieve-config"

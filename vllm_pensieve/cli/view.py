@@ -1,4 +1,6 @@
-"""What `pensieve compare` shows: progress while it runs, failures as they happen, and the table at the end."""
+"""What `pensieve compare` shows: progress while it runs, failures as they happen, and the table at
+the end.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,20 @@ from vllm_pensieve.bench.modes import Mode
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.bench.records import RequestRecord
 
-DIFFERENCE_NOTE = "(16-bit arithmetic rounds differently in other batches; `-- --dtype float32` tells whether it is only that)"
+DIFFERENCE_NOTE = (
+    "(16-bit arithmetic rounds differently in other batches; "
+    "`-- --dtype float32` tells whether it is only that)"
+)
+TABLE_CAPTION = (
+    "TTFT: time to first token, mean; turn 5+: the same from turn 5 on; "
+    "computed: part of the prompt tokens that was not taken from the cache"
+)
 
 
 class ConsoleView:
-    """Shows one progress line per mode and repeat; a line of text at each change, so that a log file tells the same."""
+    """Shows one progress line per mode and repeat; a line of text at each change, so that a log
+    file tells the same.
+    """
 
     def __init__(self, plan: ComparePlan) -> None:
         self._plan = plan
@@ -138,9 +149,7 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
 
 
 def _table(modes: dict[str, Any]) -> Table:
-    table = Table(
-        caption="TTFT: time to first token, mean; turn 5+: the same from turn 5 on; computed: part of the prompt tokens that was not taken from the cache"
-    )
+    table = Table(caption=TABLE_CAPTION)
     table.add_column("mode", no_wrap=True)
     for heading in (
         "requests",

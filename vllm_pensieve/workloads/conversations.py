@@ -12,7 +12,9 @@ from vllm_pensieve.workloads.text import write_text
 SHAREGPT_TURNS = 5.6
 SHAREGPT_INPUT_TOKENS = 38
 SHAREGPT_OUTPUT_TOKENS = 205
-"""Published means of ShareGPT conversations (Pensieve paper, EuroSys 2025, table 2): turns a conversation, tokens a turn."""
+"""Published means of ShareGPT conversations (Pensieve paper, EuroSys 2025, table 2): turns a
+conversation, tokens a turn.
+"""
 
 LENGTH_SIGMA = 0.7
 """Spread of lengths drawn around a published mean (log-normal; only the means are published)."""
@@ -49,7 +51,10 @@ class Conversation:
 
 @dataclass(frozen=True)
 class WorkloadSpec:
-    """Parameters of generated conversations. None for turns or output tokens: drawn with the published ShareGPT means."""
+    """Parameters of generated conversations.
+
+    None for turns or output tokens: drawn with the published ShareGPT means.
+    """
 
     name: str
     sessions: int
@@ -66,7 +71,10 @@ PRESETS = {
     "chat": WorkloadSpec("chat", 20, None, 0, None, None, 2.0, 4),
     "documents": WorkloadSpec("documents", 6, 4, 8192, 24, 64, 2.0, 2),
 }
-"""Workloads by name. `demo` is what `pensieve compare` runs without options: chats about a pasted text of 8,192 tokens."""
+"""Workloads by name.
+
+`demo` is what `pensieve compare` runs without options: chats about a pasted text of 8,192 tokens.
+"""
 
 
 def generate_conversations(
@@ -74,7 +82,8 @@ def generate_conversations(
 ) -> list[Conversation]:
     """Return the conversations of `spec`; the same seed gives the same conversations.
 
-    `tokens_to_characters` says how many characters of generated text make up so many tokens of the model's tokenizer.
+    `tokens_to_characters` says how many characters of generated text make up so many tokens of the
+    model's tokenizer.
     """
     return [_generate(spec, seed, number, tokens_to_characters) for number in range(spec.sessions)]
 

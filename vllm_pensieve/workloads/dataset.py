@@ -1,8 +1,10 @@
-"""Conversations from a dataset file: ShareGPT form and its relatives, JSON or JSON lines, plain or gzip.
+"""Conversations from a dataset file: ShareGPT form and its relatives, JSON or JSON lines, plain or
+gzip.
 
-A record is an object with `conversations` ([{from, value}]), `messages` or `traj` ([{role, content}]), or such a list itself. The
-user's side of a turn is every message since the last reply (tool results included, joined by newlines); of a reply only its length
-is used, because the served model answers itself.
+A record is an object with `conversations` ([{from, value}]), `messages` or `traj` ([{role,
+content}]), or such a list itself. The user's side of a turn is every message since the last reply
+(tool results included, joined by newlines); of a reply only its length is used, because the served
+model answers itself.
 """
 
 from __future__ import annotations
@@ -57,7 +59,10 @@ class DatasetSample:
 
 
 def load_dialogues(path: Path) -> list[Dialogue]:
-    """Return one dialogue per record. Raises UsageError naming the file, and the record (from 0) or the line (from 1)."""
+    """Return one dialogue per record.
+
+    Raises UsageError naming the file, and the record (from 0) or the line (from 1).
+    """
     records = _parse(path, _read(path))
     if not records:
         raise UsageError(f"{path}: the dataset is empty")
@@ -67,7 +72,9 @@ def load_dialogues(path: Path) -> list[Dialogue]:
 def sample_dataset(
     path: Path, limits: DatasetLimits, seed: int, count: Callable[[str], int]
 ) -> DatasetSample:
-    """Draw conversations from a file in an order given by the seed; `count` counts the tokens of a text."""
+    """Draw conversations from a file in an order given by the seed; `count` counts the tokens of a
+    text.
+    """
     dialogues = load_dialogues(path)
     usable = [dialogue for dialogue in dialogues if dialogue.turns]
     random.Random(f"{seed}/order").shuffle(usable)
@@ -199,7 +206,9 @@ def _text(where: str, content: object, message: dict[str, object]) -> str:
 
 
 def _group(pairs: list[tuple[str, str]]) -> Dialogue:
-    """Join the messages of each side; replies before the first user message and an unanswered end are left out."""
+    """Join the messages of each side; replies before the first user message and an unanswered end
+    are left out.
+    """
     system: list[str] = []
     asked: list[str] = []
     turns: list[tuple[str, str]] = []

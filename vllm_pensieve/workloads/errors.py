@@ -2,4 +2,8 @@
 
 
 class UsageError(Exception):
-    """Bad input. The message says what was asked for, what there is, and what to do; the command line exits with status 2."""
+    """Bad input.
+
+    The message says what was asked for, what there is, and what to do; the command line exits with
+    status 2.
+    """

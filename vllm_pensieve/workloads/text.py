@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import random
 
-WORDS = (
-    "the a one this that every some of in on at from with by for and but or when while after before until under over near "
-    "river stone house window garden letter market engine harbour lamp table winter morning evening road bridge paper ship "
-    "people child doctor teacher farmer sailor writer neighbour question answer reason story number picture measure pattern "
-    "small large old new quiet bright heavy early late clear cold warm open long short simple strange careful common "
-    "walks stands turns finds keeps leaves brings carries opens closes writes reads counts builds follows answers waits "
-    "slowly often never always again almost perhaps together away back there here still only very rather quite soon"
-).split()
+WORD_LIST = """
+the a one this that every some of in on at from with by for and but or when while after before
+until under over near river stone house window garden letter market engine harbour lamp table
+winter morning evening road bridge paper ship people child doctor teacher farmer sailor writer
+neighbour question answer reason story number picture measure pattern small large old new
+quiet bright heavy early late clear cold warm open long short simple strange careful common
+walks stands turns finds keeps leaves brings carries opens closes writes reads counts builds
+follows answers waits slowly often never always again almost perhaps together away back there
+here still only very rather quite soon
+"""
+WORDS = WORD_LIST.split()
 
 
 def write_text(rng: random.Random, characters: int) -> str:
-    """Return exactly `characters` (at least 1) ASCII characters of sentences made of random words; no space at either end."""
+    """Return exactly `characters` (at least 1) ASCII characters of sentences made of random words;
+    no space at either end.
+    """
     pieces: list[str] = []
     length = 0
     while length < characters:

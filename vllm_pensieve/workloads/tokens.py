@@ -22,7 +22,9 @@ class TokenCounter:
     characters_per_token: float
 
     def characters(self, tokens: int) -> int:
-        """Return how many characters of generated text make up about `tokens` tokens (exactly, for the demo model)."""
+        """Return how many characters of generated text make up about `tokens` tokens (exactly, for
+        the demo model).
+        """
         return max(1, round(tokens * self.characters_per_token))
 
 
