@@ -27,7 +27,7 @@ def put_ours_in_place() -> None:
         mark = our_mark if isinstance(self, PensieveMixin) else stock_mark
         return mark(self, *args, **kwargs)
 
-    PensieveMixin._mark_prefix_replay = mark_prefix_replay
+    PensieveMixin._mark_prefix_replay = mark_prefix_replay  # type: ignore[method-assign]
     scheduler.Scheduler = PensieveScheduler
     async_scheduler.AsyncScheduler = AsyncPensieveScheduler
 

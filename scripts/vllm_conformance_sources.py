@@ -58,7 +58,10 @@ def main() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-pensieve"
     folder = cache / f"vllm-{version}-tests"
     if not folder.exists():
-        fetch(version, folder)
+        try:
+            fetch(version, folder)
+        except OSError as error:
+            sys.exit(f"conformance: could not fetch vLLM's tests into {folder}: {error}; run this again.")
     print(folder)
 
 
