@@ -61,7 +61,9 @@ def main() -> None:
         try:
             fetch(version, folder)
         except OSError as error:
-            sys.exit(f"conformance: could not fetch vLLM's tests into {folder}: {error}; run this again.")
+            sys.exit(
+                f"conformance: could not fetch vLLM's tests into {folder}: {error}; run this again."
+            )
     print(folder)
 
 
