@@ -13,6 +13,10 @@ def test_the_plugin_is_off_unless_asked_for(environment):
     assert switched_on(None, environment) is None
 
 
+def test_an_explicit_0_keeps_it_off_whatever_else_is_said():
+    assert switched_on({"pensieve": {}}, {"VLLM_PENSIEVE": "0"}) is None
+
+
 def test_the_environment_or_the_additional_config_switches_it_on():
     assert switched_on({}, {"VLLM_PENSIEVE": "1"}) == PensieveConfig()
     assert switched_on({"pensieve": {}}, {}) == PensieveConfig()
@@ -26,12 +30,6 @@ def test_settings_of_the_additional_config_override_those_of_the_environment(tmp
         assert config == PensieveConfig(eviction_policy="lru", max_sessions=7)
 
 
-def test_changed_settings_build_the_same_config_again():
-    config = PensieveConfig(recovery=False, step_cost_tokens=0)
-    assert config.changed_settings() == {"recovery": False, "step_cost_tokens": 0}
-    assert PensieveConfig.from_mapping(config.changed_settings()) == config
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -39,6 +37,7 @@ def test_changed_settings_build_the_same_config_again():
             {"evction_policy": "lru"},
             "unknown setting 'evction_policy'; did you mean 'eviction_policy'",
         ),
+        ({3: 1}, "unknown setting 3"),
         ({"colour": 1}, "unknown setting 'colour'.*Known settings: eviction_policy, recovery"),
         (
             {"eviction_policy": "mru"},

@@ -1,15 +1,10 @@
-"""From the scheduler's counts to a log line."""
+"""From the scheduler's counts to a log line and to Prometheus."""
 
-from vllm_pensieve.metrics import LogReporter, PensieveStats
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from vllm_pensieve.metrics import LogReporter, PensieveStats, PrometheusReporter
 
-def snapshot(stats, evicted=0):
-    return {
-        "prompt_tokens": dict(stats.prompt_tokens),
-        "evictions": {"dropped": evicted},
-        "blocks": {"resident": 90, "free": 9},
-        "sessions": 3,
-    }
+BLOCKS = {"resident": 90, "free": 9}
 
 
 def test_the_sources_of_a_prompt_add_up_to_it():
@@ -18,19 +13,56 @@ def test_the_sources_of_a_prompt_add_up_to_it():
     assert stats.prompt_tokens == {"resident": 64, "swapped": 0, "recovered": 32, "new": 4}
 
 
-def test_the_log_line_covers_what_came_since_the_last_one():
+def test_a_report_holds_what_came_since_the_one_before():
+    stats = PensieveStats()
+    stats.count_prompt(total=100, resident=64, recovered=0)
+    stats.evictions["dropped"] = 3
+    first = stats.report(engine=0, blocks=BLOCKS, sessions=1)
+    stats.count_prompt(total=10, resident=0, recovered=0)
+    second = stats.report(engine=0, blocks=BLOCKS, sessions=2)
+    assert first["prompt_tokens"] == {"resident": 64, "swapped": 0, "recovered": 0, "new": 36}
+    assert second["prompt_tokens"] == {"resident": 0, "swapped": 0, "recovered": 0, "new": 10}
+    assert (first["evictions"], second["evictions"]) == ({"dropped": 3}, {"dropped": 0})
+    assert second["sessions"] == 2
+
+
+def test_the_log_line_covers_what_came_since_the_last_line_of_all_engines():
     stats, reporter = PensieveStats(), LogReporter()
     assert reporter.line() is None
     stats.count_prompt(total=100, resident=100, recovered=0)
-    reporter.observe(snapshot(stats, evicted=5))
+    stats.evictions["dropped"] = 5
+    reporter.observe(stats.report(0, BLOCKS, 3))
     assert reporter.line() == (
         "Pensieve: 100 prompt tokens (resident 100.0%, swapped 0.0%, recovered 0.0%, new 0.0%), "
         "5 blocks evicted, 90 resident and 9 free, 3 sessions"
     )
     assert reporter.line() is None
-    stats.count_prompt(total=200, resident=0, recovered=50)
-    reporter.observe(snapshot(stats, evicted=7))
-    assert (
-        "200 prompt tokens (resident 0.0%, swapped 0.0%, recovered 25.0%, new 75.0%), 2 blocks"
-        in reporter.line()
+    other = PensieveStats()
+    for engine, counting in enumerate((stats, other)):
+        counting.count_prompt(total=200, resident=0, recovered=50)
+        reporter.observe(counting.report(engine, BLOCKS, 3))
+    assert reporter.line() == (
+        "Pensieve: 400 prompt tokens (resident 0.0%, swapped 0.0%, recovered 25.0%, new 75.0%), "
+        "0 blocks evicted, 180 resident and 18 free, 6 sessions"
     )
+
+
+def test_prometheus_adds_the_reports_of_each_engine():
+    registry = CollectorRegistry()
+
+    def registered(kind):
+        return lambda **kwargs: kind(registry=registry, **kwargs)
+
+    reporter = PrometheusReporter(
+        registered(Counter), registered(Gauge), ["engine"], {0: ["0"], 1: ["1"]}
+    )
+    stats = PensieveStats()
+    for resident in (10, 20):
+        stats.count_prompt(total=30, resident=resident, recovered=0)
+        reporter.observe(stats.report(1, BLOCKS, 4), engine_index=1)
+    value = registry.get_sample_value
+    tokens = "vllm:pensieve_prompt_tokens_total"
+    assert value(tokens, {"engine": "1", "source": "resident"}) == 30
+    assert value(tokens, {"engine": "1", "source": "new"}) == 30
+    assert value("vllm:pensieve_blocks", {"engine": "1", "state": "resident"}) == 90
+    assert value("vllm:pensieve_sessions", {"engine": "1"}) == 4

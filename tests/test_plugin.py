@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from vllm_pensieve import compat, plugin
-from vllm_pensieve.config import ConfigError
+from vllm_pensieve.config import ConfigError, PensieveConfig
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_off_it_leaves_the_engine_arguments_alone(engine_args):
 
 
 @pytest.mark.parametrize("switch", ["environment", "additional_config"])
-def test_on_it_sets_the_scheduler_and_passes_the_changed_settings_on(
+def test_on_it_sets_the_scheduler_and_passes_its_settings_on(
     engine_args, monkeypatch, switch
 ):
     additional = {"other": 1}
@@ -38,11 +39,10 @@ def test_on_it_sets_the_scheduler_and_passes_the_changed_settings_on(
     args = engine_args(additional_config=additional)
     plugin.configure(args)
     assert args.scheduler_cls == "vllm_pensieve.scheduler.make_scheduler"
-    assert args.additional_config == {"other": 1, "pensieve": {"recovery": False}}
-    plugin.configure(
-        args
-    )  # a second time, as when a configuration is made from the same arguments again
-    assert args.scheduler_cls == "vllm_pensieve.scheduler.make_scheduler"
+    settings = {"other": 1, "pensieve": asdict(PensieveConfig(recovery=False))}
+    assert args.additional_config == settings
+    plugin.configure(args)  # as when a configuration is made from the same arguments again
+    assert (args.scheduler_cls, args.additional_config) == (plugin.SCHEDULER, settings)
 
 
 def test_another_scheduler_is_refused(engine_args):
@@ -88,13 +88,26 @@ def test_a_hook_that_changed_is_refused_by_name(monkeypatch):
 
 def test_vllm_finds_the_plugin_and_it_changes_nothing_when_off():
     check = (
-        "from vllm.plugins import load_general_plugins; load_general_plugins(); load_general_plugins()\n"
         "from vllm.engine.arg_utils import EngineArgs\n"
+        "from vllm.plugins import load_general_plugins; load_general_plugins(); load_general_plugins()\n"
         "from vllm.v1.metrics import loggers\n"
         "import sys\n"
         "assert EngineArgs.create_engine_config.wrapped_by_pensieve\n"
         "assert loggers.KVConnectorProm.__module__.startswith('vllm.')\n"
         "assert 'vllm_pensieve.scheduler' not in sys.modules\n"
+        "print('found')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().endswith("found"), done.stderr[-2000:]
+
+
+def test_a_process_that_makes_no_engine_arguments_does_not_import_them_for_the_plugin():
+    check = (
+        "import sys, vllm.plugins; vllm.plugins.load_general_plugins()\n"
+        "assert 'vllm.engine.arg_utils' not in sys.modules\n"
+        "import vllm.envs; assert 'VLLM_PENSIEVE' in vllm.envs.environment_variables\n"
         "print('found')\n"
     )
     done = subprocess.run(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vllm_pensieve.metrics import STATS_KEY, LogReporter, PrometheusReporter
 from vllm_pensieve.retention.cost_model import ModelShape
 
 if TYPE_CHECKING:
@@ -14,32 +17,39 @@ if TYPE_CHECKING:
 
 SUPPORTED = "0.32"
 
-# module, qualified name, parameters that our override or call relies on
+SCHEDULER = "vllm.v1.core.sched.scheduler"
+KV_MANAGER = "vllm.v1.core.kv_cache_manager"
+BLOCK_POOL = "vllm.v1.core.block_pool"
+
+# What we override or call: module, qualified name, parameters that this relies on.
 HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("vllm.engine.arg_utils", "EngineArgs.create_engine_config", ()),
+    (SCHEDULER, "Scheduler.add_request", ("request",)),
+    (SCHEDULER, "Scheduler._mark_prefix_replay", ("request", "num_hit_tokens")),
     (
-        "vllm.v1.core.sched.scheduler",
-        "Scheduler._mark_prefix_replay",
-        ("request", "num_hit_tokens"),
-    ),
-    (
-        "vllm.v1.core.sched.scheduler",
+        SCHEDULER,
         "Scheduler._reserve_prefill_lookahead",
         ("request", "num_computed_tokens", "num_new_tokens"),
     ),
+    (SCHEDULER, "Scheduler._make_cached_request_data", ("running_reqs", "resumed_reqs")),
+    (SCHEDULER, "Scheduler._update_after_schedule", ("scheduler_output",)),
+    (SCHEDULER, "Scheduler._preempt_request", ("request",)),
+    (SCHEDULER, "Scheduler._free_request_blocks", ("request",)),
+    (SCHEDULER, "Scheduler._free_blocks", ("request",)),
+    (SCHEDULER, "Scheduler.make_stats", ()),
     (
-        "vllm.v1.core.sched.scheduler",
-        "Scheduler._make_cached_request_data",
-        ("running_reqs", "resumed_reqs"),
+        "vllm.v1.core.sched.output",
+        "NewRequestData.from_request",
+        ("request", "block_ids", "prefill_token_ids", "uses_mrope"),
     ),
-    ("vllm.v1.core.sched.scheduler", "Scheduler._update_after_schedule", ("scheduler_output",)),
-    ("vllm.v1.core.sched.scheduler", "Scheduler._preempt_request", ("request",)),
-    ("vllm.v1.core.sched.scheduler", "Scheduler._free_request_blocks", ("request",)),
-    ("vllm.v1.core.sched.scheduler", "Scheduler._free_blocks", ("request",)),
-    ("vllm.v1.core.sched.scheduler", "Scheduler.make_stats", ()),
-    ("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_computed_blocks", ("request",)),
     (
-        "vllm.v1.core.kv_cache_manager",
+        "vllm.v1.metrics.stats",
+        "PrefillStats.set",
+        ("num_prompt_tokens", "num_local_cached_tokens", "num_external_cached_tokens"),
+    ),
+    (KV_MANAGER, "KVCacheManager.get_computed_blocks", ("request",)),
+    (
+        KV_MANAGER,
         "KVCacheManager.allocate_slots",
         (
             "request",
@@ -47,24 +57,38 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "new_computed_blocks",
             "reserved_blocks",
             "full_sequence_must_fit",
+            "has_scheduled_reqs",
         ),
     ),
+    (KV_MANAGER, "KVCacheManager.record_prefix_cache_stats", ("request", "num_hits")),
+    (KV_MANAGER, "KVCacheManager.prefix_cache_lookup_enabled", ("request",)),
+    (KV_MANAGER, "KVCacheManager.create_kv_cache_blocks", ()),
+    (KV_MANAGER, "KVCacheManager.free", ("request",)),
+    (KV_MANAGER, "KVCacheManager.pop_blocks_for_free", ("request",)),
+    (KV_MANAGER, "KVCacheManager.evict_blocks", ("block_ids",)),
+    (KV_MANAGER, "KVCacheManager.get_block_ids", ("request_id",)),
     (
-        "vllm.v1.core.kv_cache_manager",
-        "KVCacheManager.record_prefix_cache_stats",
-        ("request", "num_hits"),
-    ),
-    ("vllm.v1.core.kv_cache_manager", "KVCacheManager.pop_blocks_for_free", ("request",)),
-    (
-        "vllm.v1.core.block_pool",
+        BLOCK_POOL,
         "BlockPool.cache_full_blocks",
-        ("request", "blocks", "num_cached_blocks"),
+        (
+            "request",
+            "blocks",
+            "num_cached_blocks",
+            "num_full_blocks",
+            "block_size",
+            "kv_cache_group_id",
+        ),
     ),
-    ("vllm.v1.core.block_pool", "BlockPool._insert_block_hash", ()),
-    ("vllm.v1.core.block_pool", "BlockPool._remove_cached_block_hashes", ()),
-    ("vllm.v1.core.block_pool", "BlockPool.evict_blocks", ("block_ids",)),
+    (BLOCK_POOL, "BlockPool._insert_block_hash", ()),
+    (BLOCK_POOL, "BlockPool._remove_cached_block_hashes", ()),
+    (BLOCK_POOL, "BlockPool.get_cached_block", ("block_hash", "kv_cache_group_ids")),
+    (BLOCK_POOL, "BlockPool.get_new_blocks", ("num_blocks",)),
+    (BLOCK_POOL, "BlockPool.evict_blocks", ("block_ids",)),
+    (BLOCK_POOL, "BlockPool.reset_prefix_cache", ()),
     ("vllm.v1.metrics.loggers", "KVConnectorProm.observe", ("transfer_stats_data", "engine_idx")),
     ("vllm.v1.metrics.loggers", "KVConnectorLogging.observe", ("transfer_stats_data",)),
+    ("vllm.v1.metrics.loggers", "KVConnectorLogging.log", ("log_fn",)),
+    ("vllm.v1.metrics.loggers", "PrometheusStatLogger._kv_connector_cls", ()),
 )
 
 
@@ -110,12 +134,16 @@ def _missing(module: str, name: str, parameters: tuple[str, ...]) -> str | None:
 
 
 def wrap_create_engine_config(before: Callable[[Any], None]) -> None:
-    """Have `before(engine_args)` run at the start of every EngineArgs.create_engine_config. Idempotent."""
-    from functools import wraps
+    """Have `before(engine_args)` run at the start of every EngineArgs.create_engine_config. Idempotent.
 
-    from vllm.engine.arg_utils import EngineArgs
-
-    stock = EngineArgs.create_engine_config
+    vLLM loads plugins in workers too, which make no engine arguments and must not be slowed down: where the module is
+    not imported there is nothing to wrap. (EngineArgs itself loads the plugins when one is made.)
+    """
+    module = sys.modules.get("vllm.engine.arg_utils")
+    if module is None:
+        return
+    engine_args_class = module.EngineArgs
+    stock = engine_args_class.create_engine_config
     if getattr(stock, "wrapped_by_pensieve", False):
         return
 
@@ -125,7 +153,15 @@ def wrap_create_engine_config(before: Callable[[Any], None]) -> None:
         return stock(self, *args, **kwargs)
 
     create_engine_config.wrapped_by_pensieve = True  # type: ignore[attr-defined]
-    EngineArgs.create_engine_config = create_engine_config
+    engine_args_class.create_engine_config = create_engine_config
+
+
+def announce_environment(names: Iterable[str]) -> None:
+    """Tell vLLM that these environment variables are known; it warns of, or refuses, others that begin with VLLM_."""
+    from vllm import envs
+
+    for name in names:
+        envs.environment_variables.setdefault(name, lambda: None)
 
 
 def model_shape(model_config: ModelConfig) -> ModelShape:
@@ -186,11 +222,11 @@ def why_plain_prefixes(vllm_config: Any, kv_cache_manager: Any) -> str | None:
         return "context parallelism is configured"
     if parallel.pipeline_parallel_size > 1:
         return "pipeline parallelism is configured"
-    if parallel.enable_dbo:
+    if parallel.use_ubatching:
         return "dual batch overlap is configured"
-    if getattr(model, "enable_return_routed_experts", False):
-        return "routed experts are returned"
-    if model.runner_type == "pooling" or model.is_diffusion:
+    if vllm_config.aux_output_config.enabled:
+        return "auxiliary outputs are returned"
+    if model.runner_type == "pooling":
         return "the model does not generate token by token"
     return None
 
@@ -198,47 +234,59 @@ def why_plain_prefixes(vllm_config: Any, kv_cache_manager: Any) -> str | None:
 def report_pensieve_stats() -> None:
     """Have vLLM's statistics loggers of this process read the plugin's part of the scheduler statistics. Idempotent.
 
-    vLLM hands the statistics of KV connectors to two classes, one for Prometheus and one for the periodic log, which
-    expect a connector; they are replaced by subclasses that take our part out first.
+    vLLM hands the statistics of KV connectors to one class for Prometheus and one for the periodic log, which expect a
+    connector; they are replaced by subclasses that take our part out first. Ray's loggers have a class of their own.
     """
     from vllm.v1.metrics import loggers
 
-    from vllm_pensieve.metrics import STATS_KEY, LogReporter, PrometheusReporter
-
     if getattr(loggers.KVConnectorProm, "reads_pensieve", False):
         return
+    loggers.KVConnectorLogging = _reading_log(loggers.KVConnectorLogging)
+    loggers.KVConnectorProm = _reading_prometheus(loggers.KVConnectorProm)
+    loggers.PrometheusStatLogger._kv_connector_cls = loggers.KVConnectorProm
+    if (ray := sys.modules.get("vllm.v1.metrics.ray_wrappers")) is not None:
+        ray.RayPrometheusStatLogger._kv_connector_cls = _reading_prometheus(ray.RayKVConnectorProm)
 
-    class Prom(loggers.KVConnectorProm):
+
+def _reading_prometheus(stock: Any) -> Any:
+    class Reading(stock):
         reads_pensieve = True
+        pensieve: PrometheusReporter | None = None
 
         def __init__(self, vllm_config: Any, labelnames: Any, per_engine_labelvalues: Any) -> None:
             super().__init__(vllm_config, labelnames, per_engine_labelvalues)
-            self.pensieve = PrometheusReporter(labelnames, per_engine_labelvalues)
+            self.pensieve_labels = (labelnames, per_engine_labelvalues)
 
         def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
             rest = dict(transfer_stats_data)
-            if (snapshot := rest.pop(STATS_KEY, None)) is not None:
-                self.pensieve.observe(snapshot, engine_idx)
+            if (report := rest.pop(STATS_KEY, None)) is not None:
+                if self.pensieve is None:
+                    self.pensieve = PrometheusReporter(
+                        self._counter_cls, self._gauge_cls, *self.pensieve_labels
+                    )
+                self.pensieve.observe(report, engine_idx)
             if rest:
                 super().observe(rest, engine_idx)
 
-    class Logging(loggers.KVConnectorLogging):
+    return Reading
+
+
+def _reading_log(stock: Any) -> Any:
+    class Reading(stock):
         def __init__(self, kv_transfer_config: Any) -> None:
             super().__init__(kv_transfer_config)
             self.pensieve = LogReporter()
 
         def observe(self, transfer_stats_data: dict[str, Any]) -> None:
             rest = dict(transfer_stats_data)
-            if (snapshot := rest.pop(STATS_KEY, None)) is not None:
-                self.pensieve.observe(snapshot)
+            if (report := rest.pop(STATS_KEY, None)) is not None:
+                self.pensieve.observe(report)
             if rest:
                 super().observe(rest)
 
-        def log(self, log_fn: Any = loggers.logger.info) -> None:
+        def log(self, log_fn: Any = print) -> None:
             if (line := self.pensieve.line()) is not None:
                 log_fn(line)
             super().log(log_fn=log_fn)
 
-    loggers.KVConnectorProm = Prom
-    loggers.KVConnectorLogging = Logging
-    loggers.PrometheusStatLogger._kv_connector_cls = Prom
+    return Reading

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm_pensieve.retention.orders import EVICTION_POLICIES
+
 SWITCH = "VLLM_PENSIEVE"
 SETTINGS = "VLLM_PENSIEVE_CONFIG"
 ADDITIONAL_CONFIG_KEY = "pensieve"
-
-EVICTION_POLICIES = ("retention", "lru", "fifo")
 
 
 class ConfigError(ValueError):
@@ -67,20 +67,12 @@ class PensieveConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in settings:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
+                close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ConfigError(
                     f"pensieve: unknown setting {key!r}{hint} Known settings: {', '.join(known)}."
                 )
         return cls(**settings)
-
-    def changed_settings(self) -> dict[str, Any]:
-        """The settings that differ from the defaults, as JSON-ready values."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        }
 
 
 def switched_on(
@@ -88,9 +80,10 @@ def switched_on(
 ) -> PensieveConfig | None:
     """The settings to run with, or None when the plugin is off.
 
-    The plugin is on when the environment variable VLLM_PENSIEVE is 1 or when vLLM's additional_config has a
-    `pensieve` mapping. Settings of VLLM_PENSIEVE_CONFIG (a JSON object or the path of a file that holds one) are
-    overridden key by key by those of additional_config.
+    The plugin is on when the environment variable VLLM_PENSIEVE is 1 or when vLLM's additional_config
+    has a `pensieve` mapping; VLLM_PENSIEVE=0 keeps it off whatever else is said. Settings of
+    VLLM_PENSIEVE_CONFIG (a JSON object or the path of a file that holds one) are overridden key by
+    key by those of additional_config.
 
     Raises:
         ConfigError: the switch, the file, the JSON, a key or a value cannot be used.
@@ -99,7 +92,7 @@ def switched_on(
     switch = environment.get(SWITCH, "").strip()
     if switch not in ("", "0", "1"):
         raise ConfigError(
-            f"pensieve: {SWITCH}={switch!r} is not understood; allowed: 1 (on), 0 or unset (off)."
+            f"pensieve: {SWITCH}={switch!r} is not understood; allowed: 1 (on), 0 (off), or unset."
         )
     own = (additional_config or {}).get(ADDITIONAL_CONFIG_KEY)
     if own is not None and not isinstance(own, Mapping):
@@ -107,7 +100,7 @@ def switched_on(
             f"pensieve: additional_config[{ADDITIONAL_CONFIG_KEY!r}] is {own!r}; a JSON object of settings is "
             "expected, {} for the defaults."
         )
-    if switch != "1" and own is None:
+    if switch == "0" or (switch == "" and own is None):
         return None
     return PensieveConfig.from_mapping(
         _read_settings(environment.get(SETTINGS, "")) | dict(own or {})

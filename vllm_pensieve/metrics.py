@@ -1,18 +1,14 @@
 """What the plugin counts, on vLLM's own /metrics and in its periodic log line.
 
-The engine's scheduler counts; the counts travel with vLLM's scheduler statistics, under a key of their own among those
-of KV connectors, to the process that serves HTTP; there they become Prometheus metrics.
+The engine's scheduler counts. What was counted since the last report travels with vLLM's scheduler statistics, under a
+key of its own among those of KV connectors, to the process that serves HTTP, and is added to Prometheus metrics there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from vllm.v1.core.block_pool import BlockPool
+from typing import Any
 
 STATS_KEY = "pensieve"
 SOURCES = ("resident", "swapped", "recovered", "new")
@@ -22,11 +18,15 @@ SOURCES = ("resident", "swapped", "recovered", "new")
 class PensieveStats:
     """Counts since the engine started.
 
-    prompt_tokens: prompt tokens of admitted requests by where their KV came from: used in GPU memory, loaded from host
-        memory, computed again within the kept prefix, computed for the first time. They add up to the prompts.
+    prompt_tokens: prompt tokens of requests at their admission by where their KV came from: used in GPU memory, loaded
+        from host memory, computed again within the kept prefix, computed for the first time. For each request the four
+        add up to its prompt; later inputs of a streaming request are not counted.
+    evictions: cached blocks that left GPU memory, by where to.
     """
 
     prompt_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
+    evictions: dict[str, int] = field(default_factory=lambda: {"dropped": 0})
+    _reported: dict[str, dict[str, int]] = field(default_factory=dict, repr=False)
 
     def count_prompt(self, total: int, resident: int, recovered: int) -> None:
         """One admitted request; all in tokens."""
@@ -34,83 +34,100 @@ class PensieveStats:
         self.prompt_tokens["recovered"] += recovered
         self.prompt_tokens["new"] += total - resident - recovered
 
-    def snapshot(self, pool: BlockPool, sessions: int) -> dict[str, Any]:
-        """Plain, serialisable values; `pool` is our block pool, or vLLM's when the plugin had to fall back."""
-        free = pool.get_num_free_blocks()
-        order = getattr(pool.free_block_queue, "order", None)
-        cached = 0 if order is None else len(order)
+    def report(self, engine: int, blocks: Mapping[str, int], sessions: int) -> dict[str, Any]:
+        """What was counted since the last report, and the state now, as plain values that can be sent."""
         return {
-            "prompt_tokens": dict(self.prompt_tokens),
-            "evictions": {"dropped": getattr(pool.free_block_queue, "evicted_blocks", 0)},
-            "blocks": {"resident": pool.num_gpu_blocks - 1 - free + cached, "free": free - cached},
+            "engine": engine,
+            "prompt_tokens": self._since_last_report("prompt_tokens", self.prompt_tokens),
+            "evictions": self._since_last_report("evictions", self.evictions),
+            "blocks": dict(blocks),
             "sessions": sessions,
         }
 
+    def _since_last_report(self, name: str, counts: dict[str, int]) -> dict[str, int]:
+        before = self._reported.get(name, {})
+        self._reported[name] = dict(counts)
+        return {label: count - before.get(label, 0) for label, count in counts.items()}
+
 
 class PrometheusReporter:
-    """Turns snapshots into metrics. Counters grow by what a snapshot adds to the one before it."""
+    """Adds reports to metrics, made of the counter and gauge classes that vLLM's logger uses."""
 
-    def __init__(self, labelnames: list[str], labelvalues: Mapping[int, list[object]]) -> None:
-        from prometheus_client import Counter, Gauge
-
+    def __init__(
+        self,
+        counter_class: Any,
+        gauge_class: Any,
+        labelnames: list[str],
+        labelvalues: Mapping[int, list[object]],
+    ) -> None:
+        """labelnames, labelvalues: vLLM's own labels, and their values by engine index."""
         self._labelvalues = labelvalues
-        self._counted: dict[tuple[int, str, str], float] = {}
         self._counters = {
-            "prompt_tokens": Counter(
-                "vllm:pensieve_prompt_tokens",
-                "Prompt tokens of admitted requests by where their KV came from.",
-                [*labelnames, "source"],
+            "prompt_tokens": counter_class(
+                name="vllm:pensieve_prompt_tokens",
+                documentation="Prompt tokens of admitted requests by where their KV came from.",
+                labelnames=[*labelnames, "source"],
             ),
-            "evictions": Counter(
-                "vllm:pensieve_evictions",
-                "Cached blocks evicted from GPU memory.",
-                [*labelnames, "to"],
+            "evictions": counter_class(
+                name="vllm:pensieve_evictions",
+                documentation="Cached blocks that left GPU memory, by where to.",
+                labelnames=[*labelnames, "to"],
             ),
         }
-        self._blocks = Gauge("vllm:pensieve_blocks", "KV blocks by state.", [*labelnames, "state"])
-        self._sessions = Gauge("vllm:pensieve_sessions", "Sessions remembered.", labelnames)
+        self._blocks = gauge_class(
+            name="vllm:pensieve_blocks",
+            documentation="KV blocks by state.",
+            labelnames=[*labelnames, "state"],
+            multiprocess_mode="mostrecent",
+        )
+        self._sessions = gauge_class(
+            name="vllm:pensieve_sessions",
+            documentation="Sessions remembered.",
+            labelnames=labelnames,
+            multiprocess_mode="mostrecent",
+        )
 
-    def observe(self, snapshot: Mapping[str, Any], engine_index: int) -> None:
-        """Record one snapshot of one engine."""
+    def observe(self, report: Mapping[str, Any], engine_index: int) -> None:
+        """Record one report of one engine."""
         labels = [str(value) for value in self._labelvalues[engine_index]]
         for name, counter in self._counters.items():
-            for label, total in snapshot[name].items():
-                key = (engine_index, name, label)
-                counter.labels(*labels, label).inc(total - self._counted.get(key, 0))
-                self._counted[key] = total
-        for state, blocks in snapshot["blocks"].items():
+            for label, count in report[name].items():
+                counter.labels(*labels, label).inc(count)
+        for state, blocks in report["blocks"].items():
             self._blocks.labels(*labels, state).set(blocks)
-        self._sessions.labels(*labels).set(snapshot["sessions"])
+        self._sessions.labels(*labels).set(report["sessions"])
 
 
 class LogReporter:
-    """Turns snapshots into one line for vLLM's periodic log: shares since the line before."""
+    """Turns reports, of one engine or several, into one line for vLLM's periodic log."""
 
     def __init__(self) -> None:
-        self._latest: Mapping[str, Any] | None = None
-        self._logged: dict[str, int] = dict.fromkeys(SOURCES, 0)
-        self._logged_evictions = 0
+        self._tokens = dict.fromkeys(SOURCES, 0)
+        self._evictions = 0
+        self._latest: dict[int, Mapping[str, Any]] = {}
 
-    def observe(self, snapshot: Mapping[str, Any]) -> None:
-        """Record one snapshot."""
-        self._latest = snapshot
+    def observe(self, report: Mapping[str, Any]) -> None:
+        """Record one report."""
+        for source, tokens in report["prompt_tokens"].items():
+            self._tokens[source] += tokens
+        self._evictions += sum(report["evictions"].values())
+        self._latest[report["engine"]] = report
 
     def line(self) -> str | None:
-        """The line, or None when no prompt was admitted since the last one."""
-        if self._latest is None:
-            return None
-        tokens = {
-            source: n - self._logged[source] for source, n in self._latest["prompt_tokens"].items()
-        }
-        total = sum(tokens.values())
+        """What came since the last line; None when no prompt was admitted."""
+        total = sum(self._tokens.values())
         if not total:
             return None
-        evictions = self._latest["evictions"]["dropped"] - self._logged_evictions
-        self._logged = dict(self._latest["prompt_tokens"])
-        self._logged_evictions += evictions
-        shares = ", ".join(f"{source} {100 * n / total:.1f}%" for source, n in tokens.items())
-        blocks = self._latest["blocks"]
-        return (
-            f"Pensieve: {total} prompt tokens ({shares}), {evictions} blocks evicted, "
-            f"{blocks['resident']} resident and {blocks['free']} free, {self._latest['sessions']} sessions"
+        shares = ", ".join(f"{source} {100 * n / total:.1f}%" for source, n in self._tokens.items())
+        resident, free = (
+            sum(report["blocks"][state] for report in self._latest.values())
+            for state in ("resident", "free")
         )
+        sessions = sum(report["sessions"] for report in self._latest.values())
+        line = (
+            f"Pensieve: {total} prompt tokens ({shares}), {self._evictions} blocks evicted, "
+            f"{resident} resident and {free} free, {sessions} sessions"
+        )
+        self._tokens = dict.fromkeys(SOURCES, 0)
+        self._evictions = 0
+        return line

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, ConfigError, switched_on
+from vllm_pensieve.config import (
+    ADDITIONAL_CONFIG_KEY,
+    SETTINGS,
+    SWITCH,
+    ConfigError,
+    switched_on,
+)
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
@@ -14,8 +21,9 @@ SCHEDULER = "vllm_pensieve.scheduler.make_scheduler"
 
 def register() -> None:
     """Have every engine configuration that is made from now on ask whether the plugin is on. Idempotent."""
-    from vllm_pensieve.compat import wrap_create_engine_config
+    from vllm_pensieve.compat import announce_environment, wrap_create_engine_config
 
+    announce_environment((SWITCH, SETTINGS))
     wrap_create_engine_config(configure)
 
 
@@ -40,6 +48,6 @@ def configure(engine_args: EngineArgs) -> None:
     engine_args.scheduler_cls = SCHEDULER
     engine_args.additional_config = {
         **(engine_args.additional_config or {}),
-        ADDITIONAL_CONFIG_KEY: config.changed_settings(),
+        ADDITIONAL_CONFIG_KEY: dataclasses.asdict(config),
     }
     report_pensieve_stats()

@@ -8,15 +8,19 @@ from vllm_pensieve.retention.fifo import FifoOrder
 from vllm_pensieve.retention.lru import LruOrder
 from vllm_pensieve.retention.value import RetentionOrder
 
+EVICTION_POLICIES = (RetentionOrder.name, LruOrder.name, FifoOrder.name)
+
 
 def make_order(
     name: str, cost_model: CostModel, block_size: int, cost_bucket_ratio: float
 ) -> EvictionOrder:
-    """A new, empty order. ValueError if the name is none of `retention`, `lru`, `fifo`."""
+    """A new, empty order. ValueError if there is none of this name."""
     if name == RetentionOrder.name:
         return RetentionOrder(cost_model, block_size, cost_bucket_ratio)
     if name == LruOrder.name:
         return LruOrder()
     if name == FifoOrder.name:
         return FifoOrder()
-    raise ValueError(f"no eviction policy is called {name!r}; there are retention, lru, fifo")
+    raise ValueError(
+        f"no eviction policy is called {name!r}; there are {', '.join(EVICTION_POLICIES)}"
+    )

@@ -40,7 +40,8 @@ class PensieveBlockPool(BlockPool):
 
     @override
     def _remove_cached_block_hashes(self, block: KVCacheBlock) -> Any:
-        self.content_version += 1
+        if block.block_hash is not None:
+            self.content_version += 1
         return super()._remove_cached_block_hashes(block)
 
     @override

@@ -97,11 +97,13 @@ class PensieveKVCacheManager(KVCacheManager):
         return (interleaved, plan.end * block_size, boundary), Walk.over(plan, block_size)
 
     def _may_have_holes(self, request: Request) -> bool:
+        sampling = request.sampling_params
         return (
             self._recovery
             and self.prefix_cache_lookup_enabled(request)
             and not request.mm_features
             and request.prompt_embeds is None
+            and (sampling is None or sampling.prompt_logprobs is None)
         )
 
     def _resident_blocks(self, request: Request, table: list[KVCacheBlock]) -> list[KVCacheBlock]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.diffusion_scheduler import DiffusionAsyncScheduler, DiffusionScheduler
 from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from vllm_pensieve.compat import model_shape, why_plain_prefixes
@@ -42,20 +44,19 @@ class PensieveMixin(Scheduler):
         super().__init__(*args, **kwargs)
         settings = self.vllm_config.additional_config.get(ADDITIONAL_CONFIG_KEY)
         config = PensieveConfig.from_mapping(settings or {})
-        self._report_stats = (
-            settings is not None
-        )  # only then does the plugin stand ready to read them
         self.pensieve_stats = PensieveStats()
         self.sessions = SessionTable(config.max_sessions)
+        self._report_stats = False
         self.walks: dict[str, Walk] = {}
-        self._chunks: dict[
-            str, tuple[int, int]
-        ] = {}  # tokens that the step being built computes, by request
+        # Under priority policy: the tokens that the step being built computes, by request.
+        self._chunks: dict[str, tuple[int, int]] = {}
         self._jumped: set[str] = set()  # V2 model runner: moved since the worker last heard of them
         self._resend: list[Request] = []
         self.plain_prefixes_because = why_plain_prefixes(self.vllm_config, self.kv_cache_manager)
         if self.plain_prefixes_because is None:
             self._adopt(config)
+            # Only a process whose plugin is on stands ready to read them.
+            self._report_stats = settings is not None
         else:
             logger.info(
                 "Pensieve: plain prefixes in vLLM's own order, because %s",
@@ -90,11 +91,12 @@ class PensieveMixin(Scheduler):
 
     @override
     def add_request(self, request: Request) -> None:
-        if request.request_id not in self.requests:
+        is_new = request.request_id not in self.requests
+        super().add_request(request)
+        if is_new:
             self.sessions.begin(
                 request.request_id, request.session_id, request.block_hashes, time.monotonic()
             )
-        super().add_request(request)
 
     @override
     def _free_blocks(self, request: Request) -> None:
@@ -132,10 +134,9 @@ class PensieveMixin(Scheduler):
         walk = self.walks.get(request.request_id)
         if walk is not None:
             num_new_tokens = walk.clip(num_computed_tokens, num_new_tokens)
-        self._chunks[request.request_id] = (
-            num_computed_tokens,
-            num_computed_tokens + num_new_tokens,
-        )
+        if self.policy == SchedulingPolicy.PRIORITY:
+            end = num_computed_tokens + num_new_tokens
+            self._chunks[request.request_id] = (num_computed_tokens, end)
         return num_new_tokens
 
     @override
@@ -208,11 +209,20 @@ class PensieveMixin(Scheduler):
         if stats is not None and self._report_stats:
             stats.kv_connector_stats = {
                 **(stats.kv_connector_stats or {}),
-                STATS_KEY: self.pensieve_stats.snapshot(
-                    self.kv_cache_manager.block_pool, len(self.sessions)
-                ),
+                STATS_KEY: self._report(),
             }
         return stats
+
+    def _report(self) -> dict[str, Any]:
+        pool = self.kv_cache_manager.block_pool
+        queue = pool.free_block_queue
+        self.pensieve_stats.evictions["dropped"] = queue.evicted_blocks
+        resident = pool.num_gpu_blocks - 1 - queue.empty_blocks  # all but the null block
+        return self.pensieve_stats.report(
+            self.parallel_config.data_parallel_rank,
+            {"resident": resident, "free": queue.empty_blocks},
+            len(self.sessions),
+        )
 
 
 class PensieveScheduler(PensieveMixin, Scheduler):
@@ -223,13 +233,15 @@ class AsyncPensieveScheduler(PensieveMixin, AsyncScheduler):
     """For asynchronous scheduling: a step is built while the one before it still runs."""
 
 
-def make_scheduler(
-    vllm_config: VllmConfig, **kwargs: Any
-) -> PensieveScheduler | AsyncPensieveScheduler:
-    """The scheduler that the configuration asks for; vLLM calls what scheduler_cls names with keywords only."""
-    cls = (
-        AsyncPensieveScheduler
-        if vllm_config.scheduler_config.async_scheduling
-        else PensieveScheduler
-    )
+def make_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
+    """The scheduler that the configuration asks for; vLLM calls what scheduler_cls names with keywords only.
+
+    A diffusion model has schedulers of its own in vLLM, which are left in place.
+    """
+    asynchronous = vllm_config.scheduler_config.async_scheduling
+    if vllm_config.diffusion_config is not None:
+        logger.info("Pensieve: vLLM's own scheduler, because the model is a diffusion model")
+        cls = DiffusionAsyncScheduler if asynchronous else DiffusionScheduler
+    else:
+        cls = AsyncPensieveScheduler if asynchronous else PensieveScheduler
     return cls(vllm_config=vllm_config, **kwargs)

@@ -17,7 +17,8 @@ class RetentionFreeQueue:
     """Free blocks: empty ones leave first (the last freed first), then cached ones as the eviction order says.
 
     Stands in for vLLM's queue: vLLM's block pool calls it and it calls nothing back. A block is cached while it has a
-    hash. Peak cost is that of the eviction order; empty blocks cost O(1).
+    hash. An empty block costs O(1), a cached one what the
+    eviction order costs.
     """
 
     def __init__(
@@ -40,6 +41,11 @@ class RetentionFreeQueue:
     @property
     def num_free_blocks(self) -> int:
         return len(self._empty) + len(self.order)
+
+    @property
+    def empty_blocks(self) -> int:
+        """Free blocks without content."""
+        return len(self._empty)
 
     def popleft(self) -> KVCacheBlock:
         """The next block to leave. ValueError if there is none."""
