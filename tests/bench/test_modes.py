@@ -38,4 +38,5 @@ def test_pensieve_modes_turn_it_on_with_settings_that_exist():
         assert MODES[name].environment({"VLLM_PENSIEVE_CONFIG": "{}"}) == {"VLLM_PENSIEVE": "1"}
         options = MODES[name].options()
         settings = json.loads(options[options.index("--additional-config") + 1])["pensieve"]
-        assert PensieveConfig.from_mapping(settings).changed_settings() == settings
+        config = PensieveConfig.from_mapping(settings)
+        assert {name: getattr(config, name) for name in settings} == settings

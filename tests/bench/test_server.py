@@ -11,11 +11,13 @@ import time
 import pytest
 
 from vllm_pensieve.bench.server import (
+    Server,
     ServerCommand,
     ServerFailed,
     check_port,
     find_reason,
     free_port,
+    log_tail,
     running,
 )
 from vllm_pensieve.workloads.errors import UsageError
@@ -64,16 +66,21 @@ def test_a_server_and_its_children_are_gone_afterwards(tmp_path):
     assert not is_alive(child)
 
 
+def interrupt(server: Server) -> None:
+    raise KeyboardInterrupt(server.pid)
+
+
 def test_a_server_is_stopped_when_the_measurement_raises(tmp_path):
-    with pytest.raises(KeyboardInterrupt), running(command(tmp_path, SERVES)) as server:
-        pid = server.pid
-        raise KeyboardInterrupt
-    assert not is_alive(pid)
+    with pytest.raises(KeyboardInterrupt) as raised, running(command(tmp_path, SERVES)) as server:
+        interrupt(server)
+    assert not is_alive(raised.value.args[0])
 
 
 def test_a_server_that_dies_is_told_with_the_end_of_its_log(tmp_path):
-    with running(command(tmp_path, DIES)) as server, pytest.raises(ServerFailed) as failed:
+    server = Server(command(tmp_path, DIES))
+    with pytest.raises(ServerFailed) as failed:
         server.wait_ready(30.0, lambda elapsed_s: None)
+    server.stop()
     assert "exit status 3" in str(failed.value)
     assert failed.value.log_tail.splitlines()[0] == "line 21"
     assert len(failed.value.log_tail.splitlines()) == 20
@@ -91,12 +98,16 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
 
 def test_the_reason_is_the_cause_and_not_its_consequence():
     log = (
-        "(APIServer pid=1) INFO fine\n"
+        "(APIServer pid=1) WARNING 11-21 15:07:09 [a.py:255] it can fail like `OSError: [Errno 24]`\n"
         "(EngineCore pid=2) ERROR 11-21 15:07:18 [core.py:9] ValueError: the cause\n"
         "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
     assert find_reason(log) == "ValueError: the cause"
-    assert find_reason("api_server.py: error: unrecognized arguments: --nope") == (
-        "api_server.py: error: unrecognized arguments: --nope"
-    )
+    refused = "api_server.py: error: unrecognized arguments: --nope"
+    assert find_reason(refused) == refused
     assert find_reason("nothing to see") is None
+
+
+def test_the_end_of_a_log_shows_the_cause_and_not_the_noise_of_exiting():
+    noise = 'nanobind: leaked 5 types!\n - leaked type "x"\n - ... skipped remainder\n'
+    assert log_tail(f"first\nTypeError: this\n{noise}") == "first\nTypeError: this"

@@ -155,4 +155,4 @@ def test_too_little_kv_memory_is_told_in_vllms_words(tmp_path):
     assert process.returncode == 2
     assert "the server of mode vllm did not start: ValueError" in output
     assert "max seq len (4096)" in output
-    assert "Traceback (most recent call last)" not in output.split("pensieve: ")[-1]
+    assert "Traceback" not in output

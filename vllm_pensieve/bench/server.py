@@ -20,10 +20,15 @@ from vllm_pensieve.workloads.errors import UsageError
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.1
 LOG_LINES = 20
-STOCK_PREFIX = re.compile(r"^\(\S+ pid=\d+\) ?(?:[A-Z]+ \d\d-\d\d [\d:]+ \[\S+?\] ?)?")
-REASON = re.compile(
-    r"\b(?:ValueError|RuntimeError|NotImplementedError|OSError|MemoryError|AssertionError|error): \S"
+LINE_PREFIX = re.compile(r"^\(\S+ pid=\d+\) ?(?:ERROR \d\d-\d\d [\d:]+ \[\S+?\] ?)?")
+REASON = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt): \S|^\S+: error: \S")
+CONSEQUENCE = re.compile(
+    r"Engine core initialization failed|WorkerProc initialization failed|EngineDead"
 )
+EXIT_NOISE = re.compile(
+    r"^nanobind: | - (?:leaked|\.\.\. skipped) |^See https://nanobind|resource_tracker"
+)
+"""Lines that libraries print at any abrupt exit; they would push the cause out of the log's tail."""
 
 
 class ServerFailed(Exception):
@@ -145,7 +150,7 @@ class Server:
     def failure(self, message: str) -> ServerFailed:
         """Return the error that says `message` and shows the end of the log."""
         text = self.command.log.read_text(errors="replace")
-        return ServerFailed(message, "\n".join(text.splitlines()[-LOG_LINES:]), find_reason(text))
+        return ServerFailed(message, log_tail(text), find_reason(text))
 
 
 @contextlib.contextmanager
@@ -163,14 +168,21 @@ def running(command: ServerCommand) -> Iterator[Server]:
 
 
 def find_reason(log: str) -> str | None:
-    """Return the first line of a server's log that names an error other than a mere consequence,
-    without vLLM's line prefix.
+    """Return the first line of a server's log that names an error and not its mere consequence.
+
+    vLLM's prefix of the line is taken off. None if there is no such line.
     """
     for line in log.splitlines():
-        text = STOCK_PREFIX.sub("", line).strip()
-        if REASON.search(text) and "Engine core initialization failed" not in text:
+        text = LINE_PREFIX.sub("", line).strip()
+        if REASON.search(text) and not CONSEQUENCE.search(text):
             return text
     return None
+
+
+def log_tail(log: str) -> str:
+    """Return the last lines of a server's log, without the noise of libraries at an abrupt exit."""
+    lines = [line for line in log.splitlines() if not EXIT_NOISE.search(line)]
+    return "\n".join(lines[-LOG_LINES:])
 
 
 def _describe_status(status: int) -> str:

@@ -100,11 +100,15 @@ class ConsoleView:
         )
 
     def mode_ended(self, run: ModeRun) -> None:
-        """Show how the mode went; with the end of the log if its server died."""
+        """Show how the mode went, with the end of its log if the server died.
+
+        When it did not start and the log names the reason, the reason is enough.
+        """
         if run.failure:
             self._set(state="failed")
-            self.note(f"{run.mode.name}: {run.failure}. The last lines of {run.command.log}:")
-            self.note(run.failure.log_tail)
+            if run.start_up_s is not None or run.failure.reason is None:
+                self.note(f"{run.mode.name}: {run.failure}. The end of {run.command.log}:")
+                self.note(run.failure.log_tail)
         elif run.interrupted:
             self._set(state="interrupted")
         else:
@@ -138,10 +142,9 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
             )
     for failure in summary["failures"]:
         count = sum(failure["requests"].values())
-        server = f", {failure['server']}" if failure["server"] else ""
-        console.print(
-            f"{failure['mode']}: {count} requests failed{server}", style="red", highlight=False
-        )
+        parts = [f"{count} requests failed" if count else "", failure["server"], failure["reason"]]
+        said = ", ".join(part for part in parts if part)
+        console.print(f"{failure['mode']}: {escape(said)}", style="red", highlight=False)
     if summary["interrupted"]:
         console.print("interrupted: these are the requests that had finished", style="red")
     names = ["summary.json", "requests.jsonl", "logs/", *(figure.name for figure in figures)]
