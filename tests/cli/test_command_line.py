@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from vllm_pensieve.cli.serve import serve_arguments, serve_environment
+from vllm_pensieve.cli.serve import serve_arguments, serve_environment, serve_port
 from vllm_pensieve.workloads.errors import UsageError
 
 HEAVY = ("torch", "vllm", "matplotlib", "transformers", "openai", "numpy")
@@ -95,6 +95,23 @@ def test_a_server_keeps_every_option_it_is_given():
     ]
 
 
+def test_a_server_is_not_started_on_a_port_in_use():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        answer = pensieve("serve", "org/model", "--port", str(port))
+    assert answer.returncode == 2
+    assert f"port {port} cannot be used" in answer.stderr
+
+
+def test_the_port_is_the_last_one_given():
+    assert serve_port([]) == 8000
+    assert serve_port(["--port", "1", "--port=22", "--seed", "3"]) == 22
+    with pytest.raises(UsageError, match="--port x is not a port number"):
+        serve_port(["--port", "x"])
+
+
 def test_the_demo_model_is_served_by_its_name(monkeypatch):
     monkeypatch.setattr("vllm_pensieve.cli.serve.resolve_model", lambda name: "/cache/demo")
     assert serve_arguments("demo", [])[3:] == [
@@ -137,9 +154,9 @@ def test_serve_passes_options_through_to_vllm(tmp_path):
     program = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['VLLM_PENSIEVE']]))"
     (stand_in / "api_server.py").write_text(program)
     answer = pensieve(
-        "serve", "org/model", "--port", "9", "--foo.bar", "-x", PYTHONPATH=str(tmp_path)
+        "serve", "org/model", "--port", "45009", "--foo.bar", "-x", PYTHONPATH=str(tmp_path)
     )
     assert json.loads(answer.stdout) == [
-        ["--model", "org/model", "--port", "9", "--foo.bar", "-x"],
+        ["--model", "org/model", "--port", "45009", "--foo.bar", "-x"],
         "1",
     ]

@@ -10,8 +10,11 @@ from typing import Annotated
 
 import typer
 
+from vllm_pensieve.bench.server import check_port
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, resolve_model
 from vllm_pensieve.workloads.errors import UsageError
+
+VLLM_PORT = 8000
 
 
 def serve(
@@ -30,9 +33,23 @@ def serve(
     """Serve a model with vLLM and the plugin. Every other option goes to vLLM's server unchanged."""
     if model.startswith("-"):
         raise UsageError(f"name the model first: pensieve serve MODEL {model} ...")
+    check_port(serve_port(context.args))
     environment = serve_environment(dict(os.environ), pensieve_config)
     arguments = serve_arguments(model, context.args)
     os.execve(sys.executable, arguments, environment)
+
+
+def serve_port(options: list[str]) -> int:
+    """Return the port that vLLM's server will use: the last `--port` of `options`, or vLLM's own."""
+    port = str(VLLM_PORT)
+    for index, option in enumerate(options):
+        if option == "--port":
+            port = "".join(options[index + 1 : index + 2])
+        elif option.startswith("--port="):
+            port = option.removeprefix("--port=")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise UsageError(f"--port {port} is not a port number (1 to 65535)")
+    return int(port)
 
 
 def serve_arguments(model: str, options: list[str]) -> list[str]:
