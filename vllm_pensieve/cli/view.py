@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -30,8 +31,8 @@ DIFFERENCE_NOTE = (
     "`-- --dtype float32` tells whether it is only that)"
 )
 TABLE_CAPTION = (
-    "TTFT: time to first token, mean; turn 5+: the same from turn 5 on; "
-    "computed: part of the prompt tokens that was not taken from the cache"
+    "done: requests answered; TTFT: mean time to first token; turn 5+: the same from turn 5 on; "
+    "token: time per output token; computed: share of prompt tokens not taken from the cache"
 )
 
 
@@ -152,26 +153,16 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
 
 
 def _table(modes: dict[str, Any]) -> Table:
-    table = Table(caption=TABLE_CAPTION)
+    table = Table(caption=TABLE_CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("mode", no_wrap=True)
-    for heading in (
-        "requests",
-        "failed",
-        "req/s",
-        "TTFT",
-        "p90",
-        "turn 5+",
-        "per token",
-        "computed",
-    ):
-        table.add_column(heading, justify="right")
+    for heading in ("done", "req/s", "TTFT", "p90", "turn 5+", "token", "computed"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, numbers in modes.items():
         ttft, prompt = numbers["ttft_s"], numbers["prompt_tokens"]
         computed = prompt.get("recovered", 0) + prompt.get("new", 0)
         table.add_row(
             name,
-            str(numbers["requests"]),
-            str(numbers["failed"]),
+            f"{numbers['requests'] - numbers['failed']}/{numbers['requests']}",
             f"{numbers['throughput_rps']:.2f}",
             _seconds(ttft["mean"]),
             _seconds(ttft["p90"]),
