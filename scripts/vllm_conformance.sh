@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs vLLM's own scheduler tests twice, with vLLM's scheduler and with ours in its place, and compares test by test.
-# Fails if a test passes with vLLM's scheduler and not with ours. Takes a few minutes.
+# Fails if a test passes with vLLM's scheduler and not with ours. Takes a minute or two.
 # Arguments are files under vLLM's tests/ folder; without any, the four that this project answers for.
 set -euo pipefail
 cd "$(dirname "$0")/.."
