@@ -7,6 +7,8 @@ Takes about two minutes on two cores of a CPU. Exit status 1 if a token differs,
 the control without recomputation goes unnoticed.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import platform
@@ -14,10 +16,14 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.engine import environment
+
+if TYPE_CHECKING:
+    from tests.engine.exactness import Report
 
 
 def main() -> int:
@@ -67,7 +73,7 @@ def describe_machine() -> dict[str, str | int | None]:
     }
 
 
-def print_report(report, machine) -> None:
+def print_report(report: Report, machine: dict[str, str | int | None]) -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(
         f"{report.requests} requests, {report.prompt_tokens} prompt tokens, float32; memory {report.capacity_blocks} "

@@ -9,7 +9,7 @@ all free blocks that cache nothing. The control leaves out the recomputation and
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vllm import RequestOutput
@@ -65,18 +65,22 @@ class Report:
     prompt_tokens: int
     working_set_blocks: int
     capacity_blocks: int
-    results: list[Result] = field(default_factory=list)
-    control: Result | None = None
+    results: list[Result]
+    control: Result
 
     def failures(self, recovered_above: float = 0.3) -> list[str]:
         """Why the run does not show what it must show; empty if it does."""
-        found = [f"{r.arm}: {r.differing_tokens} tokens differ" for r in self.results if r.differing_tokens]
+        found = [
+            f"{r.arm}: {r.differing_tokens} tokens differ"
+            for r in self.results
+            if r.differing_tokens
+        ]
         found += [
             f"{r.arm}: {r.recovered_share:.1%} of prompt tokens recovered, more than {recovered_above:.0%} are needed"
             for r in self.results
             if r.arm != PENSIEVE.name and r.recovered_share <= recovered_above
         ]
-        if self.control is not None and not self.control.differing_tokens:
+        if not self.control.differing_tokens:
             found.append(f"{self.control.arm}: no token differs, so the comparison shows nothing")
         return found
 
@@ -143,7 +147,9 @@ class Conversations:
 
     def _next_sessions(self) -> list[int]:
         unfinished = [session for session, left in enumerate(self.turns_left) if left]
-        return self.random.sample(unfinished, min(self.random.choice([1, 1, 2, 4]), len(unfinished)))
+        return self.random.sample(
+            unfinished, min(self.random.choice([1, 1, 2, 4]), len(unfinished))
+        )
 
     def _next_turn(self, session: int) -> Turn:
         self.turns_left[session] -= 1
@@ -171,7 +177,9 @@ def play_wave(served: Served, wave: list[Turn], after_step=lambda: None) -> list
     return [outputs[name] for name in names]
 
 
-def play_arm(arm: Arm, model: Path, waves: list[list[Turn]], capacity_blocks: int) -> tuple[Served, list, int]:
+def play_arm(
+    arm: Arm, model: Path, waves: list[list[Turn]], capacity_blocks: int
+) -> tuple[Served, list, int]:
     """Play the waves with a memory of `capacity_blocks`; returns the engine, its outputs and its preemptions."""
     served = Served(
         model,
@@ -195,7 +203,8 @@ def play_arm(arm: Arm, model: Path, waves: list[list[Turn]], capacity_blocks: in
 def compare(arm: Arm, served: Served, ours: list, reference: list, preemptions: int) -> Result:
     pairs = [pair for a, b in zip(ours, reference, strict=True) for pair in zip(a, b, strict=True)]
     differing = [
-        sum(x != y for x, y in zip(token_ids(ours), token_ids(want), strict=True)) for ours, want in pairs
+        sum(x != y for x, y in zip(token_ids(ours), token_ids(want), strict=True))
+        for ours, want in pairs
     ]
     same = [pair for pair, wrong in zip(pairs, differing, strict=True) if not wrong]
     total = sum(served.prompt_tokens.values())
@@ -205,7 +214,9 @@ def compare(arm: Arm, served: Served, ours: list, reference: list, preemptions: 
         differing_requests=sum(wrong > 0 for wrong in differing),
         output_tokens=sum(len(token_ids(want)) for _, want in pairs),
         differing_tokens=sum(differing),
-        largest_logprob_difference=max((largest_logprob_difference(*pair) for pair in same), default=0.0),
+        largest_logprob_difference=max(
+            (largest_logprob_difference(*pair) for pair in same), default=0.0
+        ),
         resident_share=served.prompt_tokens["resident"] / total,
         recovered_share=served.prompt_tokens["recovered"] / total,
         new_share=served.prompt_tokens["new"] / total,
@@ -213,7 +224,14 @@ def compare(arm: Arm, served: Served, ours: list, reference: list, preemptions: 
     )
 
 
-def run(model: Path, sessions: int, turns: int, capacity_share: float = 0.15, seed: int = 0, keep=lambda engine: None):
+def run(
+    model: Path,
+    sessions: int,
+    turns: int,
+    capacity_share: float = 0.15,
+    seed: int = 0,
+    keep=lambda engine: None,
+):
     """Play the reference and all arms. `keep` is given every engine, so that a caller can keep it alive."""
     conversations = Conversations(sessions, turns, seed)
     stock = Served(model, scheduler=None, blocks=AMPLE_BLOCKS, max_model_tokens=AMPLE_TOKENS)
@@ -221,21 +239,20 @@ def run(model: Path, sessions: int, turns: int, capacity_share: float = 0.15, se
     reference = conversations.play_reference(stock)
     working_set = conversations.working_set_blocks()
     capacity = round(capacity_share * working_set)
-    report = Report(
+    results = []
+    for arm in (PENSIEVE, SCATTERED, POISONED, CONTROL):
+        served, outputs, preemptions = play_arm(arm, model, conversations.waves, capacity)
+        keep(served)
+        results.append(compare(arm, served, outputs, reference, preemptions))
+    *same, control = results
+    return Report(
         requests=sum(map(len, conversations.waves)),
         prompt_tokens=sum(len(turn.prompt) for wave in conversations.waves for turn in wave),
         working_set_blocks=working_set,
         capacity_blocks=capacity,
+        results=same,
+        control=control,
     )
-    for arm in (PENSIEVE, SCATTERED, POISONED, CONTROL):
-        served, outputs, preemptions = play_arm(arm, model, conversations.waves, capacity)
-        keep(served)
-        result = compare(arm, served, outputs, reference, preemptions)
-        if arm is CONTROL:
-            report.control = result
-        else:
-            report.results.append(result)
-    return report
 
 
 def as_json(report: Report, machine: dict) -> str:

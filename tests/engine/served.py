@@ -35,7 +35,9 @@ class Served:
         **engine_options: Any,
     ) -> None:
         if scheduler is not None:
-            engine_options["additional_config"] = {"pensieve": {"step_cost_tokens": 0} | (settings or {})}
+            engine_options["additional_config"] = {
+                "pensieve": {"step_cost_tokens": 0} | (settings or {})
+            }
         self.llm = LLM(
             model=str(model),
             dtype="float32",
@@ -59,9 +61,13 @@ class Served:
         self._names = (f"request-{i}" for i in itertools.count())
 
     # -- requests ----------------------------------------------------------
-    def add(self, prompt: Sequence[int], output_tokens: int = 8, name: str | None = None, **kwargs: Any) -> str:
+    def add(
+        self, prompt: Sequence[int], output_tokens: int = 8, name: str | None = None, **kwargs: Any
+    ) -> str:
         name = name or next(self._names)
-        self.engine.add_request(name, {"prompt_token_ids": list(prompt)}, greedy(output_tokens), **kwargs)
+        self.engine.add_request(
+            name, {"prompt_token_ids": list(prompt)}, greedy(output_tokens), **kwargs
+        )
         return name
 
     def step(self) -> dict[str, RequestOutput]:
@@ -74,7 +80,9 @@ class Served:
             outputs |= self.step()
         return outputs
 
-    def serve(self, prompts: Iterable[Sequence[int]], output_tokens: int = 8) -> list[RequestOutput]:
+    def serve(
+        self, prompts: Iterable[Sequence[int]], output_tokens: int = 8
+    ) -> list[RequestOutput]:
         """All prompts at once."""
         names = [self.add(prompt, output_tokens) for prompt in prompts]
         outputs = self.drain()
@@ -82,7 +90,9 @@ class Served:
 
     def scheduled(self, name: str) -> Request | None:
         """The scheduler's view of a request, whose id there has a suffix."""
-        return next((r for i, r in self.scheduler.requests.items() if i.rsplit("-", 1)[0] == name), None)
+        return next(
+            (r for i, r in self.scheduler.requests.items() if i.rsplit("-", 1)[0] == name), None
+        )
 
     # -- blocks ------------------------------------------------------------
     def cached_blocks(self, tokens: Sequence[int]) -> list[int | None]:
@@ -100,14 +110,20 @@ class Served:
     def drop(self, tokens: Sequence[int], indexes: Iterable[int]) -> None:
         """Evict these blocks of a sequence, every copy of them; free blocks without content are poisoned."""
         wanted = set(indexes)
-        while ids := {b for i, b in enumerate(self.cached_blocks(tokens)) if i in wanted and b is not None}:
+        while ids := {
+            b for i, b in enumerate(self.cached_blocks(tokens)) if i in wanted and b is not None
+        }:
             assert all(self.pool.blocks[block].ref_cnt == 0 for block in ids), "in use"
             self.pool.evict_blocks(ids)
         self.poison_empty_blocks()
 
     def poison_empty_blocks(self) -> None:
         """Overwrite the KV of every free block that caches nothing."""
-        empty = [b.block_id for b in self.pool.blocks if b.ref_cnt == 0 and b.block_hash is None and not b.is_null]
+        empty = [
+            b.block_id
+            for b in self.pool.blocks
+            if b.ref_cnt == 0 and b.block_hash is None and not b.is_null
+        ]
         self._poison(empty)
 
     def poison_blocks_given_out(self) -> None:
@@ -144,7 +160,9 @@ class Served:
         return dict(self.scheduler.pensieve_stats.prompt_tokens)
 
     def assert_nothing_left(self) -> None:
-        assert not self.scheduler.requests and not self.scheduler.running and not self.scheduler.walks
+        assert (
+            not self.scheduler.requests and not self.scheduler.running and not self.scheduler.walks
+        )
         assert self.pool.get_num_free_blocks() == self.pool.num_gpu_blocks - 1
         self.pool.free_block_queue.check_integrity()
 

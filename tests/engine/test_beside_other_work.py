@@ -29,7 +29,9 @@ def lose(served, prompt, blocks):
 def test_a_long_walk_among_decodes_and_prefills(served, assert_equal):
     walker = tokens(50 * BLOCK + 7, seed=1)
     lose(served, walker, [*range(2, 20), *range(22, 40)])
-    decodes = {served.add(p, output_tokens=40): p for p in (tokens(40 + i, seed=100 + i) for i in range(3))}
+    decodes = {
+        served.add(p, output_tokens=40): p for p in (tokens(40 + i, seed=100 + i) for i in range(3))
+    }
     for _ in range(3):
         served.step()
     name = served.add(walker)

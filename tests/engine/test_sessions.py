@@ -18,7 +18,10 @@ def test_turns_with_one_session_id_are_one_session(served):
     for turn in range(3):
         served.add(tokens(70 + 40 * turn), session_id="a conversation")
         served.step()
-        (session,) = {table.session_of(request_id).session_id: None for request_id in served.scheduler.requests}
+        (session,) = {
+            table.session_of(request_id).session_id: None
+            for request_id in served.scheduler.requests
+        }
         assert session == "a conversation"
         assert [table.session_of(r).turns for r in served.scheduler.requests] == [turn + 1]
         served.drain()

@@ -14,7 +14,9 @@ def skip_recomputation(scheduler: PensieveMixin) -> None:
         return Scheduler._mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs)
 
     def reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens) -> int:
-        return Scheduler._reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens)
+        return Scheduler._reserve_prefill_lookahead(
+            self, request, num_computed_tokens, num_new_tokens
+        )
 
     def update_after_schedule(self, output) -> None:
         Scheduler._update_after_schedule(self, output)
@@ -28,7 +30,9 @@ def hash_whole_holes_at_once(scheduler: PensieveMixin) -> None:
     """A hole is found by others from its first chunk on."""
 
     def reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens) -> int:
-        num = type(self)._reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens)
+        num = type(self)._reserve_prefill_lookahead(
+            self, request, num_computed_tokens, num_new_tokens
+        )
         if walk := self.walks.get(request.request_id):
             walk.chunk = walk.holes[0]
         return num

@@ -3,7 +3,10 @@
 from typing import Any
 
 from vllm.config import KVTransferConfig
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+)
 
 from tests.scheduler.device import FakeDevice
 
@@ -28,8 +31,13 @@ class TailConnector(KVConnectorBase_V1):
         self.starts: dict[str, int] = {}  # where a request's tail begins, behind its local prefix
         self.loaded: set[str] = set()
 
-    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        if request.request_id in self.loaded or num_computed_tokens + self.options["tokens"] >= request.num_tokens:
+    def get_num_new_matched_tokens(
+        self, request: Any, num_computed_tokens: int
+    ) -> tuple[int, bool]:
+        if (
+            request.request_id in self.loaded
+            or num_computed_tokens + self.options["tokens"] >= request.num_tokens
+        ):
             return 0, False
         self.starts[request.request_id] = num_computed_tokens
         return self.options["tokens"], self.options["asynchronously"]

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pytest
 import torch
 import vllm.v1.worker.gpu.block_table as v2_block_table
 import vllm.v1.worker.gpu.buffer_utils as v2_buffers
-from pytest import MonkeyPatch
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
@@ -94,7 +94,14 @@ class V1Bookkeeping:
     def rows(self, output: SchedulerOutput) -> Iterator[Row]:
         for request_id, scheduled in output.num_scheduled_tokens.items():
             s = self.states[request_id]
-            yield Row(request_id, s.position, scheduled, s.tokens, s.blocks, s.position + scheduled == len(s.tokens))
+            yield Row(
+                request_id,
+                s.position,
+                scheduled,
+                s.tokens,
+                s.blocks,
+                s.position + scheduled == len(s.tokens),
+            )
 
     def computed(self, row: Row, token: int | None) -> None:
         if token is not None:
@@ -116,10 +123,14 @@ class V2Bookkeeping:
             [block_tokens], max_requests, 8192, [max_tokens // block_tokens + 1], cpu
         )
         ignore = SimpleNamespace(
-            add_request=lambda *_: None, remove_request=lambda *_: None, apply_staged_writes=lambda: None
+            add_request=lambda *_: None,
+            remove_request=lambda *_: None,
+            apply_staged_writes=lambda: None,
         )
         self.model_state = self.lora_state = ignore
-        self.pooling_runner = self.pp_handler = self.encoder_cache = self.prompt_logprobs_worker = None
+        self.pooling_runner = self.pp_handler = self.encoder_cache = self.prompt_logprobs_worker = (
+            None
+        )
         self.adaptive_verification = self.sampler = self.kv_block_zeroer = None
         self.is_last_pp_rank = False
 
@@ -138,7 +149,11 @@ class V2Bookkeeping:
             i = states.req_id_to_index[request_id]
             position = int(states.num_computed_tokens.gpu[i])
             tokens = states.all_token_ids.gpu[i, : int(states.total_len.gpu[i])].tolist()
-            blocks = self.block_tables.block_tables[0].gpu[i, : int(self.block_tables.num_blocks.np[0, i])].tolist()
+            blocks = (
+                self.block_tables.block_tables[0]
+                .gpu[i, : int(self.block_tables.num_blocks.np[0, i])]
+                .tolist()
+            )
             samples = position + scheduled >= int(states.prefill_len.np[i])
             yield Row(request_id, position, scheduled, tokens, blocks, samples)
 
@@ -156,7 +171,9 @@ class _StagedWritesOnCpu:
     """What the V2 runner's only Triton kernel on this path does, for one tensor."""
 
     def __getitem__(self, grid: tuple[int]):
-        def launch(out, stride, rows, starts, contents, cumulative_lengths, groups, **constants) -> None:
+        def launch(
+            out, stride, rows, starts, contents, cumulative_lengths, groups, **constants
+        ) -> None:
             begin = 0
             for i in range(grid[0]):
                 end = int(cumulative_lengths[i])
@@ -170,7 +187,7 @@ class _StagedWritesOnCpu:
         return launch
 
 
-def let_v2_state_run_on_cpu(monkeypatch: MonkeyPatch) -> None:
+def let_v2_state_run_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(v2_buffers, "_apply_write_kernel", _StagedWritesOnCpu())
     monkeypatch.setattr(v2_buffers, "is_uva_available", lambda: False)
 
@@ -184,7 +201,9 @@ class FakeDevice:
         self.rows_computed = 0
         self.jumps = 0  # a row that does not start where the request's row before it ended
         self._ends: dict[str, int] = {}
-        self._hashes: dict[str, tuple[list[int], list[int]]] = {}  # of the tokens seen last, per request
+        self._hashes: dict[
+            str, tuple[list[int], list[int]]
+        ] = {}  # of the tokens seen last, per request
 
     @staticmethod
     def hashes(tokens: list[int], known: list[int] = ()) -> list[int]:  # type: ignore[assignment]
@@ -226,7 +245,10 @@ class FakeDevice:
             for slot in where[row.start :].tolist():
                 if writers.setdefault(slot, row.request_id) != row.request_id:
                     self.faults.append(f"{row.request_id} and {writers[slot]} write slot {slot}")
-        tokens = [self._read(row, hashes, where) for row, hashes, where in zip(rows, want, slots, strict=True)]
+        tokens = [
+            self._read(row, hashes, where)
+            for row, hashes, where in zip(rows, want, slots, strict=True)
+        ]
         return rows, ModelRunnerOutput(
             req_ids=[row.request_id for row in rows],
             req_id_to_index={row.request_id: i for i, row in enumerate(rows)},
@@ -243,7 +265,9 @@ class FakeDevice:
         hashes = self.hashes(row.tokens, hashes)
         self._hashes[row.request_id] = (list(row.tokens), hashes)
         if row.end > len(row.tokens):
-            self.faults.append(f"{row.request_id} computes up to {row.end} and has {len(row.tokens)} tokens")
+            self.faults.append(
+                f"{row.request_id} computes up to {row.end} and has {len(row.tokens)} tokens"
+            )
             hashes = hashes + [UNWRITTEN] * (row.end - len(row.tokens))
         return np.array(hashes[: row.end])
 
@@ -251,9 +275,14 @@ class FakeDevice:
         positions = np.arange(row.end)
         needed = -(-row.end // self.block_tokens)
         if needed > len(row.blocks) or 0 in row.blocks[:needed]:
-            self.faults.append(f"{row.request_id} has no block for some of its {row.end} tokens: {row.blocks}")
+            self.faults.append(
+                f"{row.request_id} has no block for some of its {row.end} tokens: {row.blocks}"
+            )
         blocks = np.array([*row.blocks, *[0] * needed])
-        return blocks[positions // self.block_tokens] * self.block_tokens + positions % self.block_tokens
+        return (
+            blocks[positions // self.block_tokens] * self.block_tokens
+            + positions % self.block_tokens
+        )
 
     def _read(self, row: Row, hashes: np.ndarray, where: np.ndarray) -> int | None:
         self.rows_computed += 1
@@ -261,7 +290,9 @@ class FakeDevice:
         self._ends[row.request_id] = row.end
         wrong = np.flatnonzero(self.slots[where] != hashes)
         if wrong.size:
-            self.faults.append(f"{row.request_id} reads another prefix at token {wrong[0]} of {row.end}")
+            self.faults.append(
+                f"{row.request_id} reads another prefix at token {wrong[0]} of {row.end}"
+            )
         token = None
         if row.samples:
             token = WRONG_TOKEN if wrong.size else sample(int(hashes[-1]))

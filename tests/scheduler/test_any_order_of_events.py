@@ -3,8 +3,14 @@
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 SESSIONS = 3
 picks = st.integers(0, 1 << 16)  # which of several, modulo their number
@@ -15,7 +21,7 @@ def machine(make_world, steps_in_flight, runner):
 
     class Events(RuleBasedStateMachine):
         @initialize(
-            blocks=st.sampled_from([24, 40, 80]),
+            blocks=st.sampled_from([30, 50, 80]),
             step_tokens=st.sampled_from([16, 24, 64]),
             policy=st.sampled_from(["fcfs", "priority"]),
             step_cost_tokens=st.sampled_from([0, 40]),
@@ -30,34 +36,51 @@ def machine(make_world, steps_in_flight, runner):
                 runner=runner,
                 settings={"step_cost_tokens": step_cost_tokens},
             )
-            self.histories = [tokens(50, seed=i) for i in range(SESSIONS)]
+            self.histories = [tokens(120, seed=i) for i in range(SESSIONS)]
             self.histories[1][:32] = self.histories[0][:32]  # a prefix in common
             self.live = []
             self.turns = 0
 
         @precondition(lambda self: len(self.live) < 6)
-        @rule(session=st.integers(0, SESSIONS - 1), new=st.integers(1, 70), output=st.integers(1, 20), priority=picks)
-        def next_turn(self, session, new, output, priority):
+        @rule(
+            session=st.integers(0, SESSIONS - 1),
+            lost=st.sets(st.integers(0, 14), max_size=10),
+            new=st.integers(1, 70),
+            output=st.integers(1, 20),
+            priority=st.integers(0, 2),
+        )
+        def next_turn(self, session, lost, new, output, priority):
+            """A session comes back after some of its blocks have been dropped."""
             self.turns += 1
             history = self.histories[session]
+            self.world.unhash_idle_blocks(history, lost)
             if len(history) + new > 250:
-                del history[40:]
+                del history[100:]
             history += tokens(new, seed=1000 + self.turns)
-            self.live.append(self.world.add(history, output, priority=priority % 3))
+            self.live.append(self.world.add(history, output, priority=priority))
 
-        @rule(count=st.integers(1, 6))
+        @rule(count=st.integers(1, 12))
         def steps(self, count):
             for _ in range(count):
                 self.world.step()
+            self.collect()
+
+        @rule()
+        def finish_all(self):
+            self.world.drain()
+            self.collect()
+
+        def collect(self):
             for request in [r for r in self.live if r.is_finished()]:
                 self.live.remove(request)
                 self.world.assert_answered(request)
 
-        @rule(which=st.sets(st.integers(0, 79), max_size=20))
-        def evict(self, which):
+        @rule(every=st.integers(1, 4), offset=picks)
+        def evict(self, every, offset):
+            """Every n-th of the cached blocks that nobody uses."""
             blocks = self.world.pool.blocks
-            idle = {b.block_id for b in blocks if b.ref_cnt == 0 and b.block_hash is not None}
-            self.world.pool.evict_blocks(which & idle)
+            idle = [b.block_id for b in blocks if b.ref_cnt == 0 and b.block_hash is not None]
+            self.world.pool.evict_blocks(set(idle[offset % every :: every]))
 
         @precondition(lambda self: self.live)
         @rule(pick=picks)
@@ -70,9 +93,10 @@ def machine(make_world, steps_in_flight, runner):
             running = self.world.scheduler.running
             self.world.preempt(running[pick % len(running)], drop_stale_output=drop)
 
-        @rule(running_too=st.booleans())
-        def reset_cache(self, running_too):
-            self.world.scheduler.reset_prefix_cache(reset_running_requests=running_too)
+        @rule(running_too=st.booleans(), now=st.integers(0, 9))
+        def reset_cache(self, running_too, now):
+            if now == 0:  # seldom, or nothing is ever cached
+                self.world.scheduler.reset_prefix_cache(reset_running_requests=running_too)
 
         @invariant()
         def nothing_contradicts(self):
@@ -99,7 +123,7 @@ def test_no_order_of_events_breaks_the_scheduler(make_world, steps_in_flight, ru
     run_state_machine_as_test(
         machine(make_world, steps_in_flight, runner),
         settings=settings(
-            max_examples=15,
+            max_examples=30,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,

@@ -32,16 +32,20 @@ def test_without_a_break_there_is_no_fault(make_world, prompt):
 def test_jumping_over_holes_without_computing_them_is_caught(make_world, prompt):
     from tests.scheduler.breaks import skip_recomputation
 
-    assert "reads another prefix at token 32 " in faults_of(
-        make_world, prompt, break_scheduler=skip_recomputation
-    )[0]
+    assert (
+        "reads another prefix at token 32 "
+        in faults_of(make_world, prompt, break_scheduler=skip_recomputation)[0]
+    )
 
 
 def test_a_null_block_left_in_a_table_is_caught(make_world, prompt):
     def leave_holes_unfilled(scheduler):
         scheduler.kv_cache_manager._fill = lambda request, holes: None
 
-    assert "has no block for some of its" in faults_of(make_world, prompt, break_scheduler=leave_holes_unfilled)[0]
+    assert (
+        "has no block for some of its"
+        in faults_of(make_world, prompt, break_scheduler=leave_holes_unfilled)[0]
+    )
 
 
 def test_hashing_a_hole_before_it_is_computed_is_caught(make_world, prompt):
@@ -62,7 +66,11 @@ def test_not_telling_the_v2_runner_of_a_jump_is_caught(make_world, prompt, steps
 
     def faults(runner):
         return faults_of(
-            make_world, prompt, break_scheduler=never_resend, runner=runner, steps_in_flight=steps_in_flight
+            make_world,
+            prompt,
+            break_scheduler=never_resend,
+            runner=runner,
+            steps_in_flight=steps_in_flight,
         )
 
     assert faults("v2")

@@ -34,15 +34,21 @@ def test_sliding_window_layers_are_a_reason_and_are_scheduled_as_stock_does(make
         for turn in (prompt[:150], prompt):
             world.add(turn, name=f"turn of {len(turn)}")
         steps = world.drain()
-        schedules.append([{name: (row.start, row.scheduled) for name, row in step.items()} for step in steps])
+        schedules.append(
+            [{name: (row.start, row.scheduled) for name, row in step.items()} for step in steps]
+        )
         if scheduler is make_scheduler:
             assert "sliding window" in world.scheduler.plain_prefixes_because
     assert schedules[0] == schedules[1]
 
 
 @pytest.mark.parametrize("asynchronously", [False, True])
-@pytest.mark.parametrize("holes", [[0, 1, 5], [2, 3, 5]], ids=["leading hole", "holes in the middle"])
-def test_a_connector_s_tail_follows_the_contiguous_prefix(make_world, prompt, asynchronously, holes):
+@pytest.mark.parametrize(
+    "holes", [[0, 1, 5], [2, 3, 5]], ids=["leading hole", "holes in the middle"]
+)
+def test_a_connector_s_tail_follows_the_contiguous_prefix(
+    make_world, prompt, asynchronously, holes
+):
     from tests.scheduler.connector import bringing
 
     world = make_world(connector=bringing(tokens=32, asynchronously=asynchronously))

@@ -31,8 +31,7 @@ def false_blocks(make_world, blocks, *, session=False, break_scheduler=None, **o
     requests = [world.add(prompt, priority=9, arrival_time=1.0)]
     world.step()
     requests += [
-        world.add(tokens(16, seed=i), 3, priority=0, arrival_time=2.0 + i)
-        for i in range(1, 5)
+        world.add(tokens(16, seed=i), 3, priority=0, arrival_time=2.0 + i) for i in range(1, 5)
     ]
     false = set()
     while world.busy:
@@ -47,17 +46,23 @@ def false_blocks(make_world, blocks, *, session=False, break_scheduler=None, **o
 def test_stock_vllm_leaves_blocks_in_the_cache_that_were_never_computed(make_world):
     from tests.scheduler.world import stock_scheduler
 
-    assert [blocks for blocks in MEMORY if false_blocks(make_world, blocks, scheduler=stock_scheduler)] == [20]
+    assert [
+        blocks for blocks in MEMORY if false_blocks(make_world, blocks, scheduler=stock_scheduler)
+    ] == [20]
 
 
-@pytest.mark.parametrize(("session", "found"), [(False, [20]), (True, [18, 19, 20, 21, 22, 23, 24])])
+@pytest.mark.parametrize(
+    ("session", "found"), [(False, [20]), (True, [18, 19, 20, 21, 22, 23, 24])]
+)
 def test_without_our_hook_the_same_happens_to_us(make_world, session, found):
     from tests.scheduler.breaks import keep_hashes_at_preemption
 
     assert [
         blocks
         for blocks in MEMORY
-        if false_blocks(make_world, blocks, session=session, break_scheduler=keep_hashes_at_preemption)
+        if false_blocks(
+            make_world, blocks, session=session, break_scheduler=keep_hashes_at_preemption
+        )
     ] == found
 
 

@@ -33,7 +33,9 @@ def play(make_world, seeds, world_options, **traffic_options):
 
 @every_kind
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
-def test_every_answer_is_right_whatever_is_evicted_aborted_or_preempted(make_world, steps_in_flight, runner, policy):
+def test_every_answer_is_right_whatever_is_evicted_aborted_or_preempted(
+    make_world, steps_in_flight, runner, policy
+):
     counts, recovered, jumps = play(
         make_world,
         range(4),
@@ -48,7 +50,9 @@ def test_every_answer_is_right_whatever_is_evicted_aborted_or_preempted(make_wor
 
 @every_kind
 @pytest.mark.parametrize("eviction_policy", ["retention", "lru", "fifo"])
-def test_memory_pressure_alone_with_each_eviction_policy(make_world, steps_in_flight, runner, eviction_policy):
+def test_memory_pressure_alone_with_each_eviction_policy(
+    make_world, steps_in_flight, runner, eviction_policy
+):
     counts, _, _ = play(
         make_world,
         range(10, 12),

@@ -41,7 +41,9 @@ class Traffic:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.sessions = [self._tokens(self.random.randrange(5, 120)) for _ in range(6)]
-        self.live: dict[str, tuple[Request, list[int]]] = {}  # request and the session it belongs to
+        self.live: dict[
+            str, tuple[Request, list[int]]
+        ] = {}  # request and the session it belongs to
         self._watch_preemptions()
 
     def play(self, max_steps: int = 5000) -> Counts:
@@ -83,7 +85,11 @@ class Traffic:
     def _evict(self) -> None:
         """Only hashes go: a step in flight may still read the blocks."""
         share = self.random.choice([0.05, 0.3, 0.6])
-        idle = [b.block_id for b in self.world.pool.blocks if b.ref_cnt == 0 and b.block_hash is not None]
+        idle = [
+            b.block_id
+            for b in self.world.pool.blocks
+            if b.ref_cnt == 0 and b.block_hash is not None
+        ]
         self.world.pool.evict_blocks({block for block in idle if self._by_chance(share)})
 
     def _abort(self, request_id: str) -> None:
@@ -93,7 +99,9 @@ class Traffic:
     def _preempt(self) -> None:
         running = self.world.scheduler.running
         walking = [request for request in running if request.request_id in self.world.walks]
-        self.world.preempt(self.random.choice(walking or running), drop_stale_output=self._by_chance(0.5))
+        self.world.preempt(
+            self.random.choice(walking or running), drop_stale_output=self._by_chance(0.5)
+        )
 
     def _watch_preemptions(self) -> None:
         preempt = self.world.scheduler._preempt_request

@@ -15,7 +15,12 @@ from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, KVCacheSpec
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheSpec,
+)
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
@@ -26,7 +31,9 @@ from vllm_pensieve.space.free_queue import RetentionFreeQueue
 
 BLOCK_TOKENS = 16
 MAX_MODEL_TOKENS = 1024
-KINDS = [(steps, runner) for steps in (1, 2) for runner in ("v1", "v2")]  # steps in flight, model runner
+KINDS = [
+    (steps, runner) for steps in (1, 2) for runner in ("v1", "v2")
+]  # steps in flight, model runner
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:
@@ -71,7 +78,9 @@ class World:
     ) -> None:
         init_none_hash(sha256)
         config = VllmConfig(
-            model_config=ModelConfig(model=str(model), dtype="float32", max_model_len=MAX_MODEL_TOKENS, seed=0),
+            model_config=ModelConfig(
+                model=str(model), dtype="float32", max_model_len=MAX_MODEL_TOKENS, seed=0
+            ),
             cache_config=CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=True),
             scheduler_config=SchedulerConfig(
                 max_num_seqs=max_requests,
@@ -86,7 +95,9 @@ class World:
             kv_transfer_config=connector,
             additional_config={"pensieve": {"step_cost_tokens": 0} | (settings or {})},
         )
-        config.scheduler_config.async_scheduling = steps_in_flight > 1  # the CPU platform turns it off
+        config.scheduler_config.async_scheduling = (
+            steps_in_flight > 1
+        )  # the CPU platform turns it off
         config.cache_config.num_gpu_blocks = blocks
         self.scheduler = scheduler(
             config,
@@ -97,7 +108,9 @@ class World:
         )
         self.scheduler.use_v2_model_runner = runner == "v2"
         bookkeeping = {"v1": V1Bookkeeping, "v2": V2Bookkeeping}[runner]
-        self.device = FakeDevice(bookkeeping(BLOCK_TOKENS, max_requests, MAX_MODEL_TOKENS), blocks, BLOCK_TOKENS)
+        self.device = FakeDevice(
+            bookkeeping(BLOCK_TOKENS, max_requests, MAX_MODEL_TOKENS), blocks, BLOCK_TOKENS
+        )
         self.steps_in_flight = steps_in_flight
         self.in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
         self.hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
@@ -105,7 +118,9 @@ class World:
         self._names = (f"request-{i}" for i in itertools.count())
 
     # -- requests ----------------------------------------------------------
-    def request(self, prompt: list[int], output_tokens: int = 4, name: str | None = None, **kwargs: Any) -> Request:
+    def request(
+        self, prompt: list[int], output_tokens: int = 4, name: str | None = None, **kwargs: Any
+    ) -> Request:
         params = SamplingParams(ignore_eos=True, max_tokens=output_tokens)
         request = Request(
             request_id=name or next(self._names),
@@ -118,7 +133,9 @@ class World:
         self.requests.append(request)
         return request
 
-    def add(self, prompt: list[int], output_tokens: int = 4, name: str | None = None, **kwargs: Any) -> Request:
+    def add(
+        self, prompt: list[int], output_tokens: int = 4, name: str | None = None, **kwargs: Any
+    ) -> Request:
         request = self.request(prompt, output_tokens, name, **kwargs)
         self.scheduler.add_request(request)
         return request
@@ -156,7 +173,9 @@ class World:
         """Steps until nothing is left to do."""
         steps = []
         while self.busy:
-            assert len(steps) < max_steps, f"still busy: {list(self.scheduler.requests.values())[:4]}"
+            assert len(steps) < max_steps, (
+                f"still busy: {list(self.scheduler.requests.values())[:4]}"
+            )
             steps.append(self.step())
         return steps
 
@@ -199,16 +218,27 @@ class World:
                 self.pool.evict_blocks({block})
                 self.device.poison([block])
 
+    def unhash_idle_blocks(self, prompt: list[int], indexes: Iterable[int]) -> None:
+        """Evict those cached blocks of `prompt` that nobody uses. A step in flight may still read them."""
+        found = {self.cached_block(prompt, i) for i in indexes if i < len(prompt) // BLOCK_TOKENS}
+        self.pool.evict_blocks(
+            {b for b in found if b is not None and not self.pool.blocks[b].ref_cnt}
+        )
+
     def occupy_unhashed_blocks(self, leave: int) -> None:
         """Take all free blocks that cache nothing but `leave` of them."""
-        empty = [b for b in self.pool.blocks if b.ref_cnt == 0 and b.block_hash is None and not b.is_null]
+        empty = [
+            b for b in self.pool.blocks if b.ref_cnt == 0 and b.block_hash is None and not b.is_null
+        ]
         self.pool.touch(empty[: len(empty) - leave])
 
     # -- claims ------------------------------------------------------------
     def assert_answered(self, *requests: Request) -> None:
         for request in requests:
             want = self.device.answer(request.prompt_token_ids, request.max_tokens)
-            assert list(request.output_token_ids) == want, f"{request.request_id}; {self.device.faults[:3]}"
+            assert list(request.output_token_ids) == want, (
+                f"{request.request_id}; {self.device.faults[:3]}"
+            )
 
     def assert_sound(self) -> None:
         """No read of another prefix, no slot with two writers, and every cached block holds what its hash says."""
@@ -242,7 +272,9 @@ class World:
 
 
 def _one_group(blocks: int, spec: KVCacheSpec | None) -> KVCacheConfig:
-    spec = spec or FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    spec = spec or FullAttentionSpec(
+        block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32
+    )
     return KVCacheConfig(
         num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
     )
