@@ -27,9 +27,7 @@ def test_off_it_leaves_the_engine_arguments_alone(engine_args):
 
 
 @pytest.mark.parametrize("switch", ["environment", "additional_config"])
-def test_on_it_sets_the_scheduler_and_passes_its_settings_on(
-    engine_args, monkeypatch, switch
-):
+def test_on_it_sets_the_scheduler_and_passes_its_settings_on(engine_args, monkeypatch, switch):
     additional = {"other": 1}
     if switch == "environment":
         monkeypatch.setenv("VLLM_PENSIEVE", "1")
