@@ -1,4 +1,7 @@
-"""Every knob of the plugin: one frozen dataclass, where its values come from, and what is refused."""
+"""Every knob of the plugin: one frozen dataclass, where its values come from, and what is refused.
+
+No other file reads the environment.
+"""
 
 from __future__ import annotations
 
@@ -105,6 +108,12 @@ def switched_on(
     return PensieveConfig.from_mapping(
         _read_settings(environment.get(SETTINGS, "")) | dict(own or {})
     )
+
+
+def cache_folder() -> Path:
+    """This package's folder under XDG_CACHE_HOME (default ~/.cache); it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "vllm-pensieve"
 
 
 def _read_settings(text: str) -> dict[str, Any]:

@@ -14,11 +14,12 @@ are built in, because conversations are measured with it:
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import string
 import tempfile
 from pathlib import Path
+
+from vllm_pensieve.config import cache_folder
 
 DEMO_MODEL_NAME = "demo"
 DEMO_MODEL_VERSION = 1
@@ -47,14 +48,6 @@ CHAT_TEMPLATE = (
     "{{ '<|' + role + '|>' + m['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-
-
-def cache_folder() -> Path:
-    """Return this package's folder under `XDG_CACHE_HOME` (default `~/.cache`); it may not exist
-    yet.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "vllm-pensieve"
 
 
 def resolve_model(name: str) -> str:

@@ -67,7 +67,7 @@ class WorkloadSpec:
 
 
 PRESETS = {
-    "demo": WorkloadSpec("demo", 3, 6, 8192, 38, 40, 1.0, 3),
+    "demo": WorkloadSpec("demo", 2, 7, 8192, 38, 32, 1.0, 2),
     "chat": WorkloadSpec("chat", 20, None, 0, None, None, 2.0, 4),
     "documents": WorkloadSpec("documents", 6, 4, 8192, 24, 64, 2.0, 2),
 }
