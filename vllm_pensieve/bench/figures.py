@@ -82,11 +82,16 @@ def _caption(summary: dict[str, Any]) -> str:
     machine = summary["machine"]
     device = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
     size = f"{workload['sessions']} sessions, {workload['requests']} requests a mode{partial}"
-    return f"model {workload['model']}, workload {name}: {size}; {device}"
+    if workload.get("history_tokens"):
+        size += f", {workload['history_tokens']:,} tokens of history"
+    if workload.get("kv_cache_gib"):
+        size += f", {workload['kv_cache_gib']:g} GiB of KV memory"
+    return f"model {workload['model']}, workload {name} on {device}:\n{size}"
 
 
 def _ttft_by_turn(axes: Axes, modes: dict[str, Any]) -> None:
     turns = 1
+    means = [mean for numbers in modes.values() for mean in numbers["ttft_s"]["by_turn"] if mean]
     for name, numbers in modes.items():
         values = [
             float("nan") if value is None else value for value in numbers["ttft_s"]["by_turn"]
@@ -105,8 +110,11 @@ def _ttft_by_turn(axes: Axes, modes: dict[str, Any]) -> None:
         ylabel="mean time to first token (s)",
         title="Time to first token by turn",
     )
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if max(means, default=1) > 10 * min(means, default=1):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        axes.set_ylim(bottom=0)
     axes.set_xticks(range(1, turns + 1, 1 + turns // 15))
     axes.grid(axis="y", which="both", alpha=0.25)
     axes.legend(frameon=False)
