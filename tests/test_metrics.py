@@ -17,13 +17,23 @@ def test_a_report_holds_what_came_since_the_one_before():
     stats = PensieveStats()
     stats.count_prompt(total=100, resident=64, recovered=0)
     stats.evictions["dropped"] = 3
-    first = stats.report(engine=0, blocks=BLOCKS, sessions=1)
+    first = stats.report(engine=0, blocks=BLOCKS, sessions=1, now_s=0.0)
     stats.count_prompt(total=10, resident=0, recovered=0)
-    second = stats.report(engine=0, blocks=BLOCKS, sessions=2)
+    second = stats.report(engine=0, blocks=BLOCKS, sessions=2, now_s=0.0)
     assert first["prompt_tokens"] == {"resident": 64, "swapped": 0, "recovered": 0, "new": 36}
     assert second["prompt_tokens"] == {"resident": 0, "swapped": 0, "recovered": 0, "new": 10}
     assert (first["evictions"], second["evictions"]) == ({"dropped": 3}, {"dropped": 0})
     assert second["sessions"] == 2
+
+
+def test_a_report_is_due_when_a_prompt_was_counted_or_a_second_has_passed():
+    stats = PensieveStats()
+    assert stats.report_due(100.0)
+    stats.report(0, BLOCKS, 1, now_s=100.0)
+    assert not stats.report_due(100.5)
+    assert stats.report_due(101.0)
+    stats.count_prompt(total=1, resident=0, recovered=0)
+    assert stats.report_due(100.5)
 
 
 def test_the_log_line_covers_what_came_since_the_last_line_of_all_engines():
@@ -31,7 +41,7 @@ def test_the_log_line_covers_what_came_since_the_last_line_of_all_engines():
     assert reporter.line() is None
     stats.count_prompt(total=100, resident=100, recovered=0)
     stats.evictions["dropped"] = 5
-    reporter.observe(stats.report(0, BLOCKS, 3))
+    reporter.observe(stats.report(0, BLOCKS, 3, 0.0))
     assert reporter.line() == (
         "Pensieve: 100 prompt tokens (resident 100.0%, swapped 0.0%, recovered 0.0%, new 0.0%), "
         "5 blocks evicted, 90 resident and 9 free, 3 sessions"
@@ -40,7 +50,7 @@ def test_the_log_line_covers_what_came_since_the_last_line_of_all_engines():
     other = PensieveStats()
     for engine, counting in enumerate((stats, other)):
         counting.count_prompt(total=200, resident=0, recovered=50)
-        reporter.observe(counting.report(engine, BLOCKS, 3))
+        reporter.observe(counting.report(engine, BLOCKS, 3, 0.0))
     assert reporter.line() == (
         "Pensieve: 400 prompt tokens (resident 0.0%, swapped 0.0%, recovered 25.0%, new 75.0%), "
         "0 blocks evicted, 180 resident and 18 free, 6 sessions"
@@ -59,7 +69,7 @@ def test_prometheus_adds_the_reports_of_each_engine():
     stats = PensieveStats()
     for resident in (10, 20):
         stats.count_prompt(total=30, resident=resident, recovered=0)
-        reporter.observe(stats.report(1, BLOCKS, 4), engine_index=1)
+        reporter.observe(stats.report(1, BLOCKS, 4, 0.0), engine_index=1)
     value = registry.get_sample_value
     tokens = "vllm:pensieve_prompt_tokens_total"
     assert value(tokens, {"engine": "1", "source": "resident"}) == 30

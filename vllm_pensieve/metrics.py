@@ -12,6 +12,7 @@ from typing import Any
 
 STATS_KEY = "pensieve"
 SOURCES = ("resident", "swapped", "recovered", "new")
+REPORT_INTERVAL_S = 1.0
 
 
 @dataclass
@@ -27,6 +28,7 @@ class PensieveStats:
     prompt_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     evictions: dict[str, int] = field(default_factory=lambda: {"dropped": 0})
     _reported: dict[str, dict[str, int]] = field(default_factory=dict, repr=False)
+    _reported_at_s: float = field(default=-REPORT_INTERVAL_S, repr=False)
 
     def count_prompt(self, total: int, resident: int, recovered: int) -> None:
         """One admitted request; all in tokens."""
@@ -34,8 +36,21 @@ class PensieveStats:
         self.prompt_tokens["recovered"] += recovered
         self.prompt_tokens["new"] += total - resident - recovered
 
-    def report(self, engine: int, blocks: Mapping[str, int], sessions: int) -> dict[str, Any]:
+    def report_due(self, now_s: float) -> bool:
+        """Whether a prompt was counted since the last report, or that is longer ago than the interval.
+
+        The engine asks after every step, and most steps only decode.
+        """
+        return (
+            self.prompt_tokens != self._reported.get("prompt_tokens")
+            or now_s - self._reported_at_s >= REPORT_INTERVAL_S
+        )
+
+    def report(
+        self, engine: int, blocks: Mapping[str, int], sessions: int, now_s: float
+    ) -> dict[str, Any]:
         """What was counted since the last report, and the state now, as plain values that can be sent."""
+        self._reported_at_s = now_s
         return {
             "engine": engine,
             "prompt_tokens": self._since_last_report("prompt_tokens", self.prompt_tokens),

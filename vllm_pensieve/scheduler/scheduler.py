@@ -207,21 +207,25 @@ class PensieveMixin(Scheduler):
     def make_stats(self, *args: Any, **kwargs: Any) -> SchedulerStats | None:
         stats = super().make_stats(*args, **kwargs)
         if stats is not None and self._report_stats:
-            stats.kv_connector_stats = {
-                **(stats.kv_connector_stats or {}),
-                STATS_KEY: self._report(),
-            }
+            self.pensieve_stats.evictions["dropped"] = (
+                self.kv_cache_manager.block_pool.free_block_queue.evicted_blocks
+            )
+            if self.pensieve_stats.report_due(time.monotonic()):
+                stats.kv_connector_stats = {
+                    **(stats.kv_connector_stats or {}),
+                    STATS_KEY: self._report(),
+                }
         return stats
 
     def _report(self) -> dict[str, Any]:
         pool = self.kv_cache_manager.block_pool
-        queue = pool.free_block_queue
-        self.pensieve_stats.evictions["dropped"] = queue.evicted_blocks
-        resident = pool.num_gpu_blocks - 1 - queue.empty_blocks  # all but the null block
+        empty = pool.free_block_queue.empty_blocks
+        resident = pool.num_gpu_blocks - 1 - empty  # all but the null block
         return self.pensieve_stats.report(
             self.parallel_config.data_parallel_rank,
-            {"resident": resident, "free": queue.empty_blocks},
+            {"resident": resident, "free": empty},
             len(self.sessions),
+            time.monotonic(),
         )
 
 
