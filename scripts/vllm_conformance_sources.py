@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -21,7 +22,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
-from pip._internal.models.index import PyPI  # pip's own default, wherever pip was told that this is
 from setup_indexes import run_pip
 
 # All that vLLM's text tests ask of a model; a relative path that exists is not looked up on a hub.
@@ -51,6 +51,14 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
+def default_index() -> str:
+    """The index that pip uses when it is told of none. Asked in a process of its own: importing pip changes imports."""
+    ask = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    return subprocess.run(
+        [sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
 
 
 def main() -> None:
@@ -114,7 +122,7 @@ def find(name: str) -> str:
 
 def indexes() -> list[str]:
     """The simple indexes that pip asks, the main one first."""
-    main_index, more = PyPI.simple_url, []
+    main_index, more = default_index(), []
     for line in run_pip(sys.executable, "config", "list").splitlines():
         key, _, value = line.partition("=")
         if key.endswith(".index-url"):

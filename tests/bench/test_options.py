@@ -31,7 +31,7 @@ def test_without_options_it_is_the_demonstration():
     plan = make_plan(options())
     assert plan.workload["history_tokens"] == 8192
     assert plan.max_model_len == 9216
-    assert plan.requests == 18
+    assert plan.requests == 14
 
 
 def test_given_options_replace_the_presets_own():
@@ -52,7 +52,7 @@ def test_the_users_server_options_come_last():
     ("changed", "message"),
     [
         ({"workload": "dreams"}, "unknown workload 'dreams'; there are: demo, chat, documents"),
-        ({"max_model_len": 4096}, "grows to about 8868 tokens, the context is 4096"),
+        ({"max_model_len": 4096}, "grows to about 8922 tokens, the context is 4096"),
         ({"history_tokens": 40_000}, "the context is 32768"),
         ({"dataset": Path("x"), "history_tokens": 9}, "--history-tokens is for generated"),
         ({"dataset": Path("absent.json")}, "absent.json: cannot be read"),
