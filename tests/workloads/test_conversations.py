@@ -35,7 +35,9 @@ def test_no_two_sessions_start_with_the_same_text():
 def test_the_first_turn_carries_the_history():
     spec = PRESETS["demo"]
     for conversation in generate("demo"):
-        assert [turn.output_tokens for turn in conversation.turns] == [spec.output_tokens] * spec.turns
+        assert [turn.output_tokens for turn in conversation.turns] == [
+            spec.output_tokens
+        ] * spec.turns
         first, *rest = conversation.turns
         assert first.input_tokens == spec.history_tokens + spec.input_tokens
         assert len(first.text) == first.input_tokens + 1  # the newline between them
