@@ -106,7 +106,7 @@ def switched_on(
     if switch == "0" or (switch == "" and own is None):
         return None
     return PensieveConfig.from_mapping(
-        _read_settings(environment.get(SETTINGS, "")) | dict(own or {})
+        read_settings(environment.get(SETTINGS, ""), SETTINGS) | dict(own or {})
     )
 
 
@@ -116,18 +116,25 @@ def cache_folder() -> Path:
     return Path(base) / "vllm-pensieve"
 
 
-def _read_settings(text: str) -> dict[str, Any]:
+def read_settings(text: str, option: str) -> dict[str, Any]:
+    """Settings by name from a JSON object or the path of a file that holds one; none from an empty text.
+
+    option: where the text comes from, for the message.
+
+    Raises:
+        ConfigError: the file or the JSON cannot be read.
+    """
     text = text.strip()
     if not text:
         return {}
-    source = SETTINGS
+    source = option
     if not text.startswith("{"):
         source = text
         try:
             text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"pensieve: {SETTINGS} is neither a JSON object nor a file that can be read: {error}"
+                f"pensieve: {option} is neither a JSON object nor a file that can be read: {error}"
             ) from error
     try:
         settings = json.loads(text)

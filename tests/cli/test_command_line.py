@@ -136,12 +136,13 @@ def test_settings_are_given_as_json_or_as_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{oops", "malformed JSON"),
+        ("{oops", "--pensieve-config is not valid JSON"),
         ("absent.json", "neither a JSON object nor a file"),
-        ('{"a": 1', "malformed"),
+        ('{"evction_policy": "lru"}', "unknown setting 'evction_policy'; did you mean"),
+        ('{"max_sessions": 0}', "'max_sessions' is 0; allowed: 1 or more"),
     ],
 )
-def test_settings_that_are_no_json_object_are_refused(config, message):
+def test_settings_that_the_plugin_would_refuse_are_refused_before_vllm_starts(config, message):
     with pytest.raises(UsageError, match=message):
         serve_environment({}, config)
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vllm_pensieve.bench.server import check_port
+from vllm_pensieve.config import (
+    SETTINGS,
+    SWITCH,
+    ConfigError,
+    PensieveConfig,
+    read_settings,
+)
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, resolve_model
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -72,23 +78,13 @@ def serve_arguments(model: str, options: list[str]) -> list[str]:
 def serve_environment(base: dict[str, str], config: str | None) -> dict[str, str]:
     """Return `base` with the plugin on and its settings, if given.
 
-    Raises UsageError if they are no JSON object.
+    Raises UsageError if they cannot be read, or the plugin would refuse them.
     """
     if config is None:
-        return base | {"VLLM_PENSIEVE": "1"}
-    text, where = config, "--pensieve-config"
-    if not config.lstrip().startswith("{"):
-        where = f"--pensieve-config {config}"
-        try:
-            text = Path(config).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"{where} is neither a JSON object nor a file that can be read: {error}"
-            ) from error
+        return base | {SWITCH: "1"}
     try:
-        settings = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where}: malformed JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"{where}: a JSON object is needed, not {type(settings).__name__}")
-    return base | {"VLLM_PENSIEVE": "1", "VLLM_PENSIEVE_CONFIG": json.dumps(settings)}
+        settings = read_settings(config, "--pensieve-config")
+        PensieveConfig.from_mapping(settings)
+    except ConfigError as error:
+        raise UsageError(str(error).removeprefix("pensieve: ")) from error
+    return base | {SWITCH: "1", SETTINGS: json.dumps(settings)}
