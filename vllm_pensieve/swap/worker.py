@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from vllm.logger import init_logger
-from vllm_pensieve.swap.copiers import Copier, CopyError, make_copier
-from vllm_pensieve.swap.host_memory import allocate_slots
-from vllm_pensieve.swap.layout import block_rows
 
 from vllm_pensieve.space.swap_plan import SwapPlan
 from vllm_pensieve.swap.checksums import SlotChecksums
+from vllm_pensieve.swap.copiers import Copier, CopyError, make_copier
+from vllm_pensieve.swap.host_memory import allocate_slots
+from vllm_pensieve.swap.layout import block_rows
 
 logger = init_logger("vllm.pensieve")
 
