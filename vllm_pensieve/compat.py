@@ -289,8 +289,8 @@ def why_unusual_manager(kv_cache_manager: Any) -> str | None:
 def let_vllm_scan_llvmlite() -> None:
     """Give llvmlite's library object an instance dictionary, once numba has been imported. Idempotent.
 
-    On a CPU vLLM looks through the attributes of every module when an engine is made, and calls `vars` on each. llvmlite's
-    object answers any attribute, so also `__dict__`, with a function of the library, on which vLLM 0.32 fails.
+    On a CPU vLLM calls `vars` on the attributes of every module when an engine is made. llvmlite's object answers any
+    attribute, so also `__dict__`, with a function of the library, on which vLLM 0.32 fails.
     """
     from llvmlite.binding import ffi
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby, pairwise
+from typing import TypeAlias
 
 from vllm_pensieve.retention.cost_model import CostModel
 
@@ -86,7 +88,9 @@ class RestoreCosts:
 
     @property
     def step(self) -> float:
-        """FLOPs that an engine step more is worth."""
+        """FLOPs that an engine step more is worth; infinite where nothing behind a dropped block may be used."""
+        if not self.recovery:
+            return math.inf
         return self.cost_model.tokens_at_start(self.step_cost_tokens)
 
     def first_worth_loading(self, blocks: int) -> int:
@@ -97,28 +101,54 @@ class RestoreCosts:
 def plan_restore(found: Sequence[Source | None], costs: RestoreCosts) -> RestorePlan:
     """Plan the cheapest way to have the prefix whose blocks are resident, swapped or dropped (None).
 
-    A swapped block is copied where that is cheaper than computing it, else it counts as dropped. Whatever stands
-    before the last block that is worth using is used, copied or computed. Using a kept stretch behind a dropped one
-    saves its computation, less the copies, and costs one engine step, since the position jumps over it; each stretch
-    stands alone in that trade, so each is decided alone. One not worth its step is computed with its neighbours, and
-    at the end of the prefix it is left to the request's own prefill.
+    Each stretch of blocks of one kind is either used, which costs its copies, or computed. Using one behind a computed
+    one costs an engine step, since the position jumps over it. Whatever is computed at the end of the prefix is left
+    to the request's own prefill.
     """
-    sources = list(found)
-    for index in range(min(costs.first_worth_loading(len(sources)), len(sources))):
-        if sources[index] is Source.SWAPPED:
-            sources[index] = None
-    start = kept = 0
-    for is_dropped, group in groupby(sources, key=lambda source: source is None):
-        stretch = list(group)
-        end = start + len(stretch)
-        if not is_dropped:
-            saved = costs.recompute(start, end) - costs.load * stretch.count(Source.SWAPPED)
-            if start == 0 or (costs.recovery and saved > costs.step):
-                kept = end
-            else:
-                sources[start:end] = [None] * len(stretch)
+    stretches = _stretches(found, costs)
+    # The cheapest way so far that ends with using, and with computing: cost and the choices made.
+    used: _Way = (0.0, None)
+    computed: _Way = (math.inf, None)
+    for stretch in stretches:
+        jump = computed[0] + costs.step
+        use = (min(used[0], jump) + stretch.use_cost, (True, used if used[0] <= jump else computed))
+        before = used if used[0] <= computed[0] else computed
+        compute = (before[0] + costs.recompute(stretch.start, stretch.end), (False, before))
+        used, computed = use, compute
+    sources: list[Source | None] = []
+    way = used if used[0] < computed[0] else computed
+    for stretch in reversed(stretches):
+        assert way[1] is not None
+        is_used, way = way[1]
+        if is_used or sources:  # from the last one that is used on
+            sources[:0] = [stretch.source if is_used else None] * (stretch.end - stretch.start)
+    return RestorePlan(_runs(sources))
+
+
+_Way: TypeAlias = tuple[float, "tuple[bool, _Way] | None"]
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    source: Source | None
+    start: int
+    end: int
+    use_cost: float
+
+
+def _stretches(found: Sequence[Source | None], costs: RestoreCosts) -> list[_Stretch]:
+    """Maximal stretches of one source; swapped ones are cut where copying begins to be cheaper than computing."""
+    stretches: list[_Stretch] = []
+    start = 0
+    cut = costs.first_worth_loading(len(found))
+    for source, group in groupby(found):
+        end = start + sum(1 for _ in group)
+        inner = [cut] if source is Source.SWAPPED and start < cut < end else []
+        for a, b in pairwise([start, *inner, end]):
+            price = {Source.RESIDENT: 0.0, Source.SWAPPED: costs.load * (b - a), None: math.inf}
+            stretches.append(_Stretch(source, a, b, price[source]))
         start = end
-    return RestorePlan(_runs(sources[:kept]))
+    return stretches
 
 
 def _runs(sources: Sequence[Source | None]) -> tuple[Run, ...]:
