@@ -50,6 +50,13 @@ def test_settings_of_the_additional_config_override_those_of_the_environment(tmp
         ({"cost_bucket_ratio": 0.9}, "'cost_bucket_ratio' is 0.9; allowed: from 1.0 to 2.0"),
         ({"cost_bucket_ratio": float("nan")}, "'cost_bucket_ratio' is nan"),
         ({"max_sessions": 0}, "'max_sessions' is 0; allowed: 1 or more"),
+        ({"host_cache_gib": -1}, "'host_cache_gib' is -1; allowed: 0 .no host tier. or a size"),
+        ({"host_cache_gib": float("inf")}, "'host_cache_gib' is inf"),
+        ({"host_cache_gib": "8"}, "'host_cache_gib' is '8'; allowed: a number"),
+        ({"ahead_of_time_threshold": 1.5}, "'ahead_of_time_threshold' is 1.5; allowed: from 0.0"),
+        ({"admission_reserve": 1.0}, "'admission_reserve' is 1.0; allowed: 0.0 or more, below 1.0"),
+        ({"load_cost_flops_per_byte": -1}, "'load_cost_flops_per_byte' is -1"),
+        ({"verify_swaps": 1}, "'verify_swaps' is 1; allowed: true or false"),
     ],
 )
 def test_a_bad_setting_is_refused_by_name_value_and_what_is_allowed(settings, message):

@@ -49,6 +49,40 @@ def test_another_scheduler_is_refused(engine_args):
         plugin.configure(args)
 
 
+def test_a_host_tier_brings_its_connector_and_the_admission_reserve(engine_args):
+    args = engine_args(additional_config={"pensieve": {"host_cache_gib": 0.001}})
+    plugin.configure(args)
+    plugin.configure(args)
+    connector = args.kv_transfer_config
+    assert (connector.kv_connector, connector.kv_role) == ("PensieveConnector", "kv_both")
+    assert connector.kv_load_failure_policy == "recompute"
+    assert args.watermark == PensieveConfig().admission_reserve
+    args = engine_args(additional_config={"pensieve": {"host_cache_gib": 0.001}}, watermark=0.03)
+    plugin.configure(args)
+    assert args.watermark == 0.03, "the user's own"
+
+
+def test_more_host_memory_than_there_is_is_refused_with_both_numbers(engine_args):
+    args = engine_args(additional_config={"pensieve": {"host_cache_gib": 1_000_000}})
+    with pytest.raises(ConfigError, match=r"host_cache_gib=1000000 .* [\d.]+ GiB are available"):
+        plugin.configure(args)
+
+
+def test_a_connector_of_the_users_is_kept_and_what_is_off_is_said(engine_args, monkeypatch, caplog):
+    import logging
+
+    from vllm.config import KVTransferConfig
+
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    theirs = KVTransferConfig(kv_connector="ExampleConnector", kv_role="kv_both")
+    args = engine_args(
+        additional_config={"pensieve": {"host_cache_gib": 0.001}}, kv_transfer_config=theirs
+    )
+    plugin.configure(args)
+    assert args.kv_transfer_config is theirs
+    assert "ExampleConnector is kept; there is no host tier and no recovery" in caplog.text
+
+
 @pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "0.3.2", "1.0"])
 def test_another_version_of_vllm_is_refused_in_one_sentence_that_names_both(monkeypatch, version):
     import vllm

@@ -19,6 +19,10 @@ def test_modes_keep_the_order_they_are_named_in():
         ("vllm,fast", "unknown mode fast; there are: vllm, "),
         ("", "no mode"),
         ("vllm,vllm", "twice"),
+        (
+            "vllm,vllm-offload,pensieve-no-swap",
+            "vllm-offload, pensieve-no-swap: give the host memory",
+        ),
     ],
 )
 def test_modes_that_do_not_exist_are_refused(names, message):
@@ -40,3 +44,17 @@ def test_pensieve_modes_turn_it_on_with_settings_that_exist():
         settings = json.loads(options[options.index("--additional-config") + 1])["pensieve"]
         config = PensieveConfig.from_mapping(settings)
         assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_host_memory_goes_to_every_mode_that_swaps_and_to_no_other():
+    modes = {m.name: m for m in parse_modes(",".join(MODES), host_cache_gib=2.0)}
+    for name, mode in modes.items():
+        has_ours = (mode.pensieve or {}).get("host_cache_gib") == 2.0
+        assert has_ours == (name in ("pensieve", "pensieve-lru", "pensieve-no-recovery")), name
+        assert ("--kv-transfer-config" in mode.options()) == (name == "vllm-offload"), name
+    offload = modes["vllm-offload"].options()
+    connector = json.loads(offload[offload.index("--kv-transfer-config") + 1])
+    assert connector["kv_connector_extra_config"] == {
+        "cpu_bytes_to_use": 2 << 30,
+        "offload_prompt_only": False,
+    }

@@ -54,6 +54,7 @@ def test_times_and_rates_of_a_mode():
     assert numbers["ttft_s"]["mean"] == 2.0
     assert numbers["ttft_s"]["by_turn"] == [2.0, None, None, None, 1.0, 3.0]
     assert numbers["ttft_s"]["mean_turn5plus"] == 2.0
+    assert numbers["ttft_s"]["mean_returning"] == 2.0
     assert numbers["tpot_s"]["p50"] == 0.5
 
 
@@ -75,11 +76,11 @@ def test_repeats_are_summarised_by_the_median_of_every_number():
 
 
 def mode(rps: float, ttft: float, turns: list[float | None], late: float | None) -> dict:
-    ttft_s = {"mean": ttft, "by_turn": turns, "mean_turn5plus": late}
+    ttft_s = {"mean": ttft, "by_turn": turns, "mean_returning": ttft, "mean_turn5plus": late}
     return {"throughput_rps": rps, "ttft_s": ttft_s}
 
 
-def test_speedups_are_over_the_stock_modes():
+def test_speedups_are_over_the_stock_modes_and_over_the_plugin_without_its_host_tier():
     modes = {
         "pensieve": mode(2.0, 0.5, [1.0, 0.25], 0.1),
         "vllm-apc": mode(1.5, 1.0, [1.0, None], None),
@@ -87,9 +88,14 @@ def test_speedups_are_over_the_stock_modes():
     }
     result = speedups(modes)
     assert set(result) == {"vllm-apc/vllm", "pensieve/vllm", "pensieve/vllm-apc"}
+    with_ablation = speedups(modes | {"pensieve-no-swap": mode(1.0, 1.0, [], None)})
+    assert "pensieve/pensieve-no-swap" in with_ablation
+    assert "pensieve-no-swap/vllm-apc" in with_ablation
+    assert "pensieve-no-swap/pensieve" not in with_ablation
     assert result["pensieve/vllm"] == {
         "throughput": 2.0,
         "ttft_mean": 4.0,
+        "ttft_mean_returning": 4.0,
         "ttft_mean_turn5plus": 20.0,
         "ttft_by_turn": [1.0, 8.0],
     }

@@ -42,7 +42,7 @@ def test_help_names_the_commands():
     [
         (
             ("--modes", "vllm,fast"),
-            "unknown mode fast; there are: vllm, vllm-apc, pensieve, pensieve-lru",
+            "unknown mode fast; there are: vllm, vllm-apc, vllm-offload, pensieve",
         ),
         (("--workload", "dreams"), "unknown workload 'dreams'"),
         (("--sessions", "0"), "Invalid value for '--sessions'"),
@@ -131,6 +131,15 @@ def test_settings_are_given_as_json_or_as_a_file(tmp_path):
         assert environment["VLLM_PENSIEVE"] == "1"
         assert json.loads(environment["VLLM_PENSIEVE_CONFIG"]) == {"recovery": False}
     assert serve_environment({}, None) == {"VLLM_PENSIEVE": "1"}
+
+
+def test_the_size_of_the_host_tier_is_an_option_of_its_own():
+    inherited = {"VLLM_PENSIEVE_CONFIG": '{"recovery": false}'}
+    environment = serve_environment(inherited, None, host_cache_gib=2.5)
+    settings = {"recovery": False, "host_cache_gib": 2.5}
+    assert json.loads(environment["VLLM_PENSIEVE_CONFIG"]) == settings
+    with pytest.raises(UsageError, match=r"'host_cache_gib' is -1\.0; allowed: 0"):
+        serve_environment({}, None, host_cache_gib=-1.0)
 
 
 @pytest.mark.parametrize(

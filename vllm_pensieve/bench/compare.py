@@ -56,6 +56,11 @@ class ModeRun:
     failure: ServerFailed | None = None
     interrupted: bool = False
 
+    @property
+    def unavailable(self) -> bool:
+        """Whether the platform does not have this mode, which may be so."""
+        return self.mode.optional and self.failure is not None and self.start_up_s is None
+
 
 def run_comparison(
     plan: ComparePlan, view: View, on_run: Callable[[list[ModeRun]], None]
@@ -76,7 +81,8 @@ def run_comparison(
                 _run_mode(plan, run, view, records)
                 view.mode_ended(run)
                 on_run(runs)
-                if run.interrupted or not any(run.records for run in runs):
+                started = [run for run in runs if not run.unavailable]
+                if run.interrupted or (started and not any(run.records for run in started)):
                     return runs
     finally:
         records.close()

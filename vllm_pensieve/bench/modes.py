@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 
@@ -12,13 +13,37 @@ from vllm_pensieve.workloads.errors import UsageError
 class Mode:
     """One way of serving.
 
-    `pensieve` holds the plugin's settings; None means that the plugin is off.
+    `pensieve` holds the plugin's settings; None means that the plugin is off. `swaps` says whether it is given the
+    host memory of `--host-cache-gib`; `needs_host_cache` whether it means anything without. A mode that is `optional`
+    may be missing from a platform.
     """
 
     name: str
     meaning: str
     server_options: tuple[str, ...] = ()
     pensieve: dict[str, object] | None = field(default=None)
+    swaps: bool = True
+    needs_host_cache: bool = False
+    optional: bool = False
+
+    def with_host_cache(self, gib: float) -> Mode:
+        """Return this mode with so much host memory for blocks that leave GPU memory."""
+        if not self.swaps:
+            return self
+        if self.pensieve is not None:
+            return dataclasses.replace(self, pensieve=self.pensieve | {"host_cache_gib": gib})
+        if not self.needs_host_cache:
+            return self
+        connector = {
+            "kv_connector": "OffloadingConnector",
+            "kv_role": "kv_both",
+            "kv_connector_extra_config": {
+                "cpu_bytes_to_use": round(gib * (1 << 30)),
+                "offload_prompt_only": False,
+            },
+        }
+        options = (*self.server_options, "--kv-transfer-config", json.dumps(connector))
+        return dataclasses.replace(self, server_options=options)
 
     def options(self) -> list[str]:
         """Return the server options that this mode adds."""
@@ -45,7 +70,22 @@ MODES = {
     for mode in (
         Mode("vllm", "stock vLLM, prefix caching off", ("--no-enable-prefix-caching",)),
         Mode("vllm-apc", "stock vLLM, its prefix caching on", ("--enable-prefix-caching",)),
+        Mode(
+            "vllm-offload",
+            "stock vLLM, prefix caching and its own offloading to host memory, replies included",
+            ("--enable-prefix-caching",),
+            needs_host_cache=True,
+            optional=True,
+        ),
         Mode("pensieve", "the plugin with its defaults", ("--enable-prefix-caching",), {}),
+        Mode(
+            "pensieve-no-swap",
+            "the plugin without the host tier",
+            ("--enable-prefix-caching",),
+            {},
+            swaps=False,
+            needs_host_cache=True,
+        ),
         Mode(
             "pensieve-lru",
             "the plugin, blocks leave in LRU order",
@@ -62,10 +102,10 @@ MODES = {
 }
 
 
-def parse_modes(names: str) -> list[Mode]:
-    """Return the modes of a comma-separated list, in its order.
+def parse_modes(names: str, host_cache_gib: float | None = None) -> list[Mode]:
+    """Return the modes of a comma-separated list, in its order, with so much host memory where they use any.
 
-    Raises UsageError for an unknown, repeated or missing name.
+    Raises UsageError for an unknown, repeated or missing name, or for a mode that means nothing without host memory.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in MODES]
@@ -77,4 +117,9 @@ def parse_modes(names: str) -> list[Mode]:
         raise UsageError(
             f"a mode is named twice in {names!r}; use --repeat to measure modes several times"
         )
-    return [MODES[name] for name in wanted]
+    if host_cache_gib is None:
+        lacking = [name for name in wanted if MODES[name].needs_host_cache]
+        if lacking:
+            raise UsageError(f"{', '.join(lacking)}: give the host memory with --host-cache-gib")
+        return [MODES[name] for name in wanted]
+    return [MODES[name].with_host_cache(host_cache_gib) for name in wanted]

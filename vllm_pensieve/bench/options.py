@@ -52,6 +52,7 @@ class CompareOptions:
     think_time_s: float | None
     concurrency: int | None
     kv_cache_gib: float | None
+    host_cache_gib: float | None
     max_model_len: int | None
     port: int | None
     repeat: int
@@ -62,7 +63,7 @@ class CompareOptions:
 
 def make_plan(options: CompareOptions) -> ComparePlan:
     """Return the plan. Raises UsageError for everything that cannot be done as asked."""
-    modes = parse_modes(options.modes)
+    modes = parse_modes(options.modes, options.host_cache_gib)
     if options.out.exists() and not options.out.is_dir():
         raise UsageError(f"--out {options.out} is a file; name a folder")
     if options.port is not None:
@@ -84,6 +85,7 @@ def make_plan(options: CompareOptions) -> ComparePlan:
         "seed": options.seed,
         "repeat": options.repeat,
         "kv_cache_gib": _kv_cache_gib(options),
+        "host_cache_gib": options.host_cache_gib,
         "max_model_len": max_model_len,
     }
     return ComparePlan(

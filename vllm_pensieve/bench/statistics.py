@@ -9,6 +9,8 @@ from typing import Any
 
 from vllm_pensieve.bench.records import RequestRecord
 
+BASELINES = ("vllm", "vllm-apc", "vllm-offload", "pensieve-no-swap")
+"""What other modes are compared with, where it was measured too."""
 LATE_TURN = 5
 """From this turn on a conversation counts as long (`mean_turn5plus`)."""
 
@@ -67,6 +69,7 @@ def mode_statistics(
                 mean([value for turn, value in ttft if turn == number])
                 for number in range(1, turns + 1)
             ],
+            "mean_returning": mean([value for turn, value in ttft if turn > 1]),
             "mean_turn5plus": mean([value for turn, value in ttft if turn >= LATE_TURN]),
         },
         "e2e_s": spread([record.e2e_s for record in done if record.e2e_s is not None]),
@@ -103,13 +106,12 @@ def median_of(repeats: Sequence[Any]) -> Any:
 
 
 def speedups(modes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return, for every mode over every stock mode before it, how many times better it is (above 1:
-    better).
+    """Return, for every mode over every baseline before it, how many times better it is (above 1: better).
 
-    Names are `mode/baseline`; baselines are `vllm` and `vllm-apc`.
+    Names are `mode/baseline`.
     """
     names = list(modes)
-    baselines = [name for name in ("vllm", "vllm-apc") if name in modes]
+    baselines = [name for name in BASELINES if name in modes]
     order = baselines + [name for name in names if name not in baselines]
     result = {}
     for baseline in baselines:
@@ -123,6 +125,7 @@ def _speedup(mode: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
     return {
         "throughput": _ratio(mode["throughput_rps"], baseline["throughput_rps"]),
         "ttft_mean": _ratio(theirs["mean"], ours["mean"]),
+        "ttft_mean_returning": _ratio(theirs["mean_returning"], ours["mean_returning"]),
         "ttft_mean_turn5plus": _ratio(theirs["mean_turn5plus"], ours["mean_turn5plus"]),
         "ttft_by_turn": [
             _ratio(base, own) for own, base in zip(ours["by_turn"], theirs["by_turn"], strict=False)

@@ -61,10 +61,15 @@ def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str
         "speedup": speedups(modes),
         "repeats": repeats,
         "servers": {run.mode.name: _server(run) for run in runs if run.repeat == 0},
+        "unavailable": {
+            run.mode.name: run.failure.reason or str(run.failure)
+            for run in runs
+            if run.unavailable and run.failure is not None
+        },
         "failures": [
             _failure(run)
             for run in runs
-            if run.failure or any(record.error for record in run.records)
+            if not run.unavailable and (run.failure or any(record.error for record in run.records))
         ],
     }
 

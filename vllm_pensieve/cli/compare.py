@@ -28,7 +28,8 @@ def compare(
     modes: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: vllm, vllm-apc, pensieve, pensieve-lru, pensieve-no-recovery."
+            help="Comma-separated: vllm, vllm-apc, vllm-offload, pensieve, pensieve-no-swap, pensieve-lru, "
+            "pensieve-no-recovery."
         ),
     ] = "vllm,vllm-apc,pensieve",
     workload: Annotated[
@@ -57,6 +58,10 @@ def compare(
     concurrency: Annotated[int | None, typer.Option(min=1, help="Conversations at a time.")] = None,
     kv_cache_gib: Annotated[
         float | None, typer.Option(min=0.001, help="KV memory of each server.")
+    ] = None,
+    host_cache_gib: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Host memory for blocks that leave KV memory; none without."),
     ] = None,
     max_model_len: Annotated[
         int | None, typer.Option(min=256, help="Context of each server in tokens.")
@@ -94,6 +99,7 @@ def compare(
         think_time_s=think_time_s,
         concurrency=concurrency,
         kv_cache_gib=kv_cache_gib,
+        host_cache_gib=host_cache_gib,
         max_model_len=max_model_len,
         port=port,
         repeat=repeat,
@@ -125,7 +131,12 @@ def carry_out(plan: ComparePlan) -> int:
             lambda runs: write_summary(plan.out / "summary.json", build_summary(plan, runs, date)),
         )
     first = runs[0]
-    if first.failure and first.start_up_s is None and first.failure.reason:
+    if (
+        first.failure
+        and not first.unavailable
+        and first.start_up_s is None
+        and first.failure.reason
+    ):
         raise UsageError(
             f"the server of mode {first.mode.name} did not start: {first.failure.reason}\nIts log: {first.command.log}"
         )

@@ -35,12 +35,19 @@ def serve(
             help="Settings of the plugin: a JSON object, or a file that holds one.",
         ),
     ] = None,
+    host_cache: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            help="Host memory for blocks that leave GPU memory, in GiB (default: none).",
+        ),
+    ] = None,
 ) -> None:
     """Serve a model with vLLM and the plugin. Every other option goes to vLLM's server unchanged."""
     if model.startswith("-"):
         raise UsageError(f"name the model first: pensieve serve MODEL {model} ...")
     check_port(serve_port(context.args))
-    environment = serve_environment(dict(os.environ), pensieve_config)
+    environment = serve_environment(dict(os.environ), pensieve_config, host_cache)
     arguments = serve_arguments(model, context.args)
     os.execve(sys.executable, arguments, environment)
 
@@ -75,15 +82,22 @@ def serve_arguments(model: str, options: list[str]) -> list[str]:
     return [*arguments, *options]
 
 
-def serve_environment(base: dict[str, str], config: str | None) -> dict[str, str]:
-    """Return `base` with the plugin on and its settings, if given.
+def serve_environment(
+    base: dict[str, str], config: str | None, host_cache_gib: float | None = None
+) -> dict[str, str]:
+    """Return `base` with the plugin on and its settings, if given; `host_cache_gib` is one of them.
 
     Raises UsageError if they cannot be read, or the plugin would refuse them.
     """
-    if config is None:
+    if config is None and host_cache_gib is None:
         return base | {SWITCH: "1"}
     try:
-        settings = read_settings(config, "--pensieve-config")
+        if config is None:
+            settings = read_settings(base.get(SETTINGS, ""), SETTINGS)
+        else:
+            settings = read_settings(config, "--pensieve-config")
+        if host_cache_gib is not None:
+            settings["host_cache_gib"] = host_cache_gib
         PensieveConfig.from_mapping(settings)
     except ConfigError as error:
         raise UsageError(str(error).removeprefix("pensieve: ")) from error

@@ -32,7 +32,8 @@ DIFFERENCE_NOTE = (
 )
 TABLE_CAPTION = (
     "done: requests answered; TTFT: mean time to first token; turn 5+: the same from turn 5 on; "
-    "token: time per output token; computed: share of prompt tokens not taken from the cache"
+    "return: the same from turn 2 on; token: time per output token; "
+    "computed, swapped: share of prompt tokens not taken from a cache, and loaded from host memory"
 )
 
 
@@ -105,7 +106,9 @@ class ConsoleView:
 
         When it did not start and the log names the reason, the reason is enough.
         """
-        if run.failure:
+        if run.unavailable:
+            self._set(state="not available")
+        elif run.failure:
             self._set(state="failed")
             if run.start_up_s is not None or run.failure.reason is None:
                 self.note(f"{run.mode.name}: {run.failure}. The end of {run.command.log}:")
@@ -132,6 +135,8 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
             continue
         mode, baseline = pair.split("/")
         console.print(f"{mode} against {baseline}: {_speedup_text(speedup)}", highlight=False)
+    for mode, reason in summary["unavailable"].items():
+        console.print(f"{mode} is not available here: {escape(reason)}", highlight=False)
     if summary["outputs_identical"]:
         console.print("all outputs identical")
     for pair, count in summary["outputs_differing"].items():
@@ -155,7 +160,17 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
 def _table(modes: dict[str, Any]) -> Table:
     table = Table(caption=TABLE_CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("mode", no_wrap=True)
-    for heading in ("done", "req/s", "TTFT", "p90", "turn 5+", "token", "computed"):
+    for heading in (
+        "done",
+        "req/s",
+        "TTFT",
+        "p90",
+        "return",
+        "turn 5+",
+        "token",
+        "computed",
+        "swapped",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, numbers in modes.items():
         ttft, prompt = numbers["ttft_s"], numbers["prompt_tokens"]
@@ -166,11 +181,17 @@ def _table(modes: dict[str, Any]) -> Table:
             f"{numbers['throughput_rps']:.2f}",
             _seconds(ttft["mean"]),
             _seconds(ttft["p90"]),
+            _seconds(ttft["mean_returning"]),
             _seconds(ttft["mean_turn5plus"]),
             _seconds(numbers["tpot_s"]["mean"]),
-            f"{computed / prompt['total']:.0%}" if prompt.get("total") else "-",
+            _share(computed, prompt),
+            _share(prompt.get("swapped", 0), prompt),
         )
     return table
+
+
+def _share(tokens: float, prompt: dict[str, Any]) -> str:
+    return f"{tokens / prompt['total']:.0%}" if prompt.get("total") else "-"
 
 
 def _seconds(value: float | None) -> str:
@@ -182,6 +203,7 @@ def _seconds(value: float | None) -> str:
 def _speedup_text(speedup: dict[str, Any]) -> str:
     names = {
         "ttft_mean": "TTFT",
+        "ttft_mean_returning": "TTFT of returning turns",
         "ttft_mean_turn5plus": "TTFT from turn 5 on",
         "throughput": "throughput",
     }
