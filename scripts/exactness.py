@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Exactness, float32: multi-turn requests under heavy eviction give the tokens of stock vLLM with ample memory.
 
-    python scripts/exactness.py [--sessions 25] [--turns 8] [--json OUT]
+    python scripts/exactness.py [--sessions 25] [--turns 8] [--capacity 0.15] [--host 0] [--json OUT]
 
-Takes about two minutes on two cores of a CPU. Exit status 1 if a token differs, if the recovery was hardly used, or if
-the control without recomputation goes unnoticed.
+With --host, blocks that leave the memory go to host memory, checksums on; the README's run is
+`--sessions 64 --turns 16 --capacity 0.1 --host 0.3`. Without options it takes about two minutes on two cores of a CPU.
+Exit status 1 if a token differs, if recovery was hardly used, or if the control goes unnoticed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ def main() -> int:
     parser.add_argument(
         "--capacity", type=float, default=0.15, help="memory as a share of the working set"
     )
+    parser.add_argument(
+        "--host", type=float, default=0.0, help="host memory as a share of the working set"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args()
@@ -49,6 +53,7 @@ def main() -> int:
             options.sessions,
             options.turns,
             options.capacity,
+            options.host,
             options.seed,
             engines.append,
         )
@@ -78,7 +83,7 @@ def print_report(report: Report, machine: dict[str, str | int | None]) -> None:
     print(
         f"{report.requests} requests, {report.prompt_tokens} prompt tokens, float32; memory {report.capacity_blocks} "
         f"blocks, {report.capacity_blocks / report.working_set_blocks:.0%} of the working set of "
-        f"{report.working_set_blocks}; reference: vllm-apc with ample memory"
+        f"{report.working_set_blocks}, host memory {report.host_blocks} blocks; reference: vllm-apc with ample memory"
     )
     heads = [
         "",
@@ -86,8 +91,10 @@ def print_report(report: Report, machine: dict[str, str | int | None]) -> None:
         "wrong tokens",
         "logprob diff",
         "resident",
+        "swapped",
         "recovered",
         "new",
+        "all four",
         "preemptions",
     ]
     print(f"{heads[0]:34}", *(f"{head:>14}" for head in heads[1:]), sep="")
@@ -97,8 +104,10 @@ def print_report(report: Report, machine: dict[str, str | int | None]) -> None:
             f"{r.differing_tokens} of {r.output_tokens}",
             f"{r.largest_logprob_difference:.1e}",
             f"{r.resident_share:.1%}",
+            f"{r.swapped_share:.1%}",
             f"{r.recovered_share:.1%}",
             f"{r.new_share:.1%}",
+            f"{r.prompts_of_all_sources}",
             f"{r.preemptions}",
         ]
         print(f"{r.arm:34}", *(f"{cell:>14}" for cell in cells), sep="")

@@ -3,7 +3,8 @@
 The reference plays the conversations first; what it answers becomes part of the next turn's prompt, so every arm gets
 the same prompts in the same waves. An arm is one engine with a small memory. `scattered` evictions leave holes all
 over the prefixes; `poisoned` overwrites a block's KV when the block is given out anew, and after every step the KV of
-all free blocks that cache nothing. The control leaves out the recomputation and must differ.
+all free blocks that cache nothing. The controls leave out the recomputation, or the loads from host memory, and must
+differ.
 """
 
 import json
@@ -18,7 +19,7 @@ from tests.engine.served import BLOCK_TOKENS, Served, largest_logprob_difference
 from tests.scheduler.breaks import skip_recomputation
 from vllm_pensieve.retention.eviction_order import EvictionOrder
 
-AMPLE_BLOCKS, AMPLE_TOKENS = 3000, 4096
+AMPLE_BLOCKS, AMPLE_TOKENS = 12_000, 4096
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Arm:
     scattered: bool = False
     poisoned: bool = False
     recompute: bool = True
+    load: bool = True
 
 
 PENSIEVE = Arm("pensieve, its own order")
 SCATTERED = Arm("pensieve, scattered evictions", scattered=True)
 POISONED = Arm("pensieve, scattered and poisoned", scattered=True, poisoned=True)
 CONTROL = Arm("control: no recomputation", scattered=True, poisoned=True, recompute=False)
+CONTROL_LOADS = Arm("control: nothing is loaded", load=False)
 
 
 @dataclass
@@ -52,9 +55,11 @@ class Result:
     differing_tokens: int
     largest_logprob_difference: float
     resident_share: float
+    swapped_share: float
     recovered_share: float
     new_share: float
     preemptions: int
+    prompts_of_all_sources: int
 
 
 @dataclass
@@ -65,6 +70,7 @@ class Report:
     prompt_tokens: int
     working_set_blocks: int
     capacity_blocks: int
+    host_blocks: int
     results: list[Result]
     control: Result
 
@@ -78,7 +84,14 @@ class Report:
         found += [
             f"{r.arm}: {r.recovered_share:.1%} of prompt tokens recovered, more than {recovered_above:.0%} are needed"
             for r in self.results
-            if r.arm != PENSIEVE.name and r.recovered_share <= recovered_above
+            if not self.host_blocks
+            and r.arm != PENSIEVE.name
+            and r.recovered_share <= recovered_above
+        ]
+        found += [
+            f"{r.arm}: no prompt came from all four sources"
+            for r in self.results
+            if self.host_blocks and not r.prompts_of_all_sources
         ]
         if not self.control.differing_tokens:
             found.append(f"{self.control.arm}: no token differs, so the comparison shows nothing")
@@ -94,7 +107,7 @@ class ScatteredOrder(EvictionOrder):
         self._random = random.Random(seed)
         self._rank: dict[int, float] = {}
 
-    def insert(self, keys: Sequence[int], positions: Sequence[int], now_s: float) -> None:
+    def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
         for index, (key, position) in enumerate(zip(keys, positions, strict=True)):
             assert key not in self._rank
             self._rank[key] = self._random.random() * (position + 1) + AMPLE_TOKENS * (index == 0)
@@ -177,31 +190,66 @@ def play_wave(served: Served, wave: list[Turn], after_step=lambda: None) -> list
     return [outputs[name] for name in names]
 
 
+@dataclass
+class Played:
+    """What one arm did: the engine, its outputs wave by wave, and what was counted."""
+
+    served: Served
+    outputs: list[list[RequestOutput]]
+    preemptions: int
+    sources: list[tuple[int, ...]]  # tokens of each prompt: resident, swapped, recovered, new
+
+
 def play_arm(
-    arm: Arm, model: Path, waves: list[list[Turn]], capacity_blocks: int
-) -> tuple[Served, list, int]:
-    """Play the waves with a memory of `capacity_blocks`; returns the engine, its outputs and its preemptions."""
+    arm: Arm, model: Path, waves: list[list[Turn]], capacity_blocks: int, host_blocks: int
+) -> Played:
+    """Play the waves with a memory of `capacity_blocks`, and checksums over the host tier if there is one."""
     served = Served(
         model,
         blocks=capacity_blocks + 1,  # vLLM keeps one for itself
         max_model_tokens=max(len(t.prompt) + t.output_tokens for wave in waves for t in wave),
-        settings={"step_cost_tokens": 0} if arm.scattered else {"step_cost_tokens": 128},
+        settings={"step_cost_tokens": 0 if arm.scattered else 128, "verify_swaps": True},
+        host_blocks=host_blocks,
     )
     if arm.scattered:
         served.pool.free_block_queue.order = ScatteredOrder(seed=1)
+        if host_blocks:
+            served.scheduler.swapper.host._only = ScatteredOrder(seed=2)
+            served.scheduler.swapper._dirty = ScatteredOrder(seed=3)
+    if not arm.load:
+        served.connector.worker.copier.load = lambda pairs: None
     if not arm.recompute:
         skip_recomputation(served.scheduler)
     if arm.poisoned:
         served.poison_blocks_given_out()
     preemptions = served.count_preemptions()
     after_step = served.poison_empty_blocks if arm.poisoned else lambda: None
+    sources = watch_sources(served)
     outputs = [play_wave(served, wave, after_step) for wave in waves]
     served.assert_nothing_left()
-    return served, outputs, preemptions()
+    return Played(served, outputs, preemptions(), sources)
 
 
-def compare(arm: Arm, served: Served, ours: list, reference: list, preemptions: int) -> Result:
-    pairs = [pair for a, b in zip(ours, reference, strict=True) for pair in zip(a, b, strict=True)]
+def watch_sources(served: Served) -> list[tuple[int, ...]]:
+    """From now on every admitted prompt's tokens by source."""
+    stats, seen = served.scheduler.pensieve_stats, []
+    count_prompt = stats.count_prompt
+
+    def watched(total: int, resident: int, swapped: int, recovered: int) -> None:
+        seen.append((resident, swapped, recovered, total - resident - swapped - recovered))
+        count_prompt(total, resident, swapped, recovered)
+
+    stats.count_prompt = watched
+    return seen
+
+
+def compare(arm: Arm, played: Played, reference: list[list[RequestOutput]]) -> Result:
+    served = played.served
+    pairs = [
+        pair
+        for ours, want in zip(played.outputs, reference, strict=True)
+        for pair in zip(ours, want, strict=True)
+    ]
     differing = [
         sum(x != y for x, y in zip(token_ids(ours), token_ids(want), strict=True))
         for ours, want in pairs
@@ -218,9 +266,11 @@ def compare(arm: Arm, served: Served, ours: list, reference: list, preemptions: 
             (largest_logprob_difference(*pair) for pair in same), default=0.0
         ),
         resident_share=served.prompt_tokens["resident"] / total,
+        swapped_share=served.prompt_tokens["swapped"] / total,
         recovered_share=served.prompt_tokens["recovered"] / total,
         new_share=served.prompt_tokens["new"] / total,
-        preemptions=preemptions,
+        preemptions=played.preemptions,
+        prompts_of_all_sources=sum(min(prompt) > 0 for prompt in played.sources),
     )
 
 
@@ -229,27 +279,34 @@ def run(
     sessions: int,
     turns: int,
     capacity_share: float = 0.15,
+    host_share: float = 0.0,
     seed: int = 0,
     keep=lambda engine: None,
 ):
-    """Play the reference and all arms. `keep` is given every engine, so that a caller can keep it alive."""
+    """Play the reference and all arms. `keep` is given every engine, so that a caller can keep it alive.
+
+    capacity_share, host_share: memory of the GPU and of the host as shares of the working set.
+    """
     conversations = Conversations(sessions, turns, seed)
     stock = Served(model, scheduler=None, blocks=AMPLE_BLOCKS, max_model_tokens=AMPLE_TOKENS)
     keep(stock)
     reference = conversations.play_reference(stock)
     working_set = conversations.working_set_blocks()
     capacity = round(capacity_share * working_set)
+    host = round(host_share * working_set)
+    arms = (PENSIEVE, POISONED, CONTROL_LOADS) if host else (PENSIEVE, SCATTERED, POISONED, CONTROL)
     results = []
-    for arm in (PENSIEVE, SCATTERED, POISONED, CONTROL):
-        served, outputs, preemptions = play_arm(arm, model, conversations.waves, capacity)
-        keep(served)
-        results.append(compare(arm, served, outputs, reference, preemptions))
+    for arm in arms:
+        played = play_arm(arm, model, conversations.waves, capacity, host)
+        keep(played.served)
+        results.append(compare(arm, played, reference))
     *same, control = results
     return Report(
         requests=sum(map(len, conversations.waves)),
         prompt_tokens=sum(len(turn.prompt) for wave in conversations.waves for turn in wave),
         working_set_blocks=working_set,
         capacity_blocks=capacity,
+        host_blocks=host,
         results=same,
         control=control,
     )
