@@ -20,6 +20,11 @@ SUPPORTED = "0.32"
 SCHEDULER = "vllm.v1.core.sched.scheduler"
 KV_MANAGER = "vllm.v1.core.kv_cache_manager"
 BLOCK_POOL = "vllm.v1.core.block_pool"
+CONNECTOR_BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base"
+
+# Where our own KV connector lives.
+CONNECTOR = "PensieveConnector"
+CONNECTOR_MODULE = "vllm_pensieve.swap.connector"
 
 # What we override or call: module, qualified name, parameters that this relies on.
 HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -37,6 +42,16 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (SCHEDULER, "Scheduler._free_request_blocks", ("request",)),
     (SCHEDULER, "Scheduler._free_blocks", ("request",)),
     (SCHEDULER, "Scheduler.make_stats", ()),
+    (SCHEDULER, "Scheduler.schedule", ()),
+    (SCHEDULER, "Scheduler.update_from_output", ()),
+    (SCHEDULER, "Scheduler._build_kv_connector_meta", ("connector", "scheduler_output")),
+    (SCHEDULER, "Scheduler._update_from_kv_xfer_finished", ("kv_connector_output",)),
+    (
+        SCHEDULER,
+        "Scheduler._handle_invalid_blocks",
+        ("invalid_block_ids", "num_scheduled_tokens"),
+    ),
+    (SCHEDULER, "Scheduler.reset_connector_cache", ()),
     (
         "vllm.v1.core.sched.output",
         "NewRequestData.from_request",
@@ -81,10 +96,22 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (BLOCK_POOL, "BlockPool._insert_block_hash", ()),
     (BLOCK_POOL, "BlockPool._remove_cached_block_hashes", ()),
-    (BLOCK_POOL, "BlockPool.get_cached_block", ("block_hash", "kv_cache_group_ids")),
+    (BLOCK_POOL, "BlockPool._maybe_evict_cached_block", ("block",)),
+    (BLOCK_POOL, "BlockPool.touch", ("blocks",)),
+    (BLOCK_POOL, "BlockPool.free_blocks", ("ordered_blocks",)),
+    (BLOCK_POOL, "BlockHashToBlockMap.get_one_block", ("key",)),
     (BLOCK_POOL, "BlockPool.get_new_blocks", ("num_blocks",)),
     (BLOCK_POOL, "BlockPool.evict_blocks", ("block_ids",)),
     (BLOCK_POOL, "BlockPool.reset_prefix_cache", ()),
+    ("vllm.v1.core.kv_cache_utils", "make_block_hash_with_group_id", ()),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.register_kv_caches", ("kv_caches",)),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.handle_preemptions", ("kv_connector_metadata",)),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.start_load_kv", ("forward_context",)),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.wait_for_layer_load", ("layer_name",)),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.wait_for_save", ()),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.get_block_ids_with_load_errors", ()),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.build_connector_worker_meta", ()),
+    (CONNECTOR_BASE, "SupportsHMA.request_finished_all_groups", ("request", "block_ids")),
     ("vllm.v1.metrics.loggers", "KVConnectorProm.observe", ("transfer_stats_data", "engine_idx")),
     ("vllm.v1.metrics.loggers", "KVConnectorLogging.observe", ("transfer_stats_data",)),
     ("vllm.v1.metrics.loggers", "KVConnectorLogging.log", ("log_fn",)),
@@ -186,6 +213,16 @@ def model_shape(model_config: ModelConfig) -> ModelShape:
     )
 
 
+def flops_per_copied_byte() -> float:
+    """FLOPs that a model computes while one byte is copied from host memory, roughly.
+
+    On a CPU 270 GFLOP/s beside 10 GB/s (two cores with AVX-512), on a GPU 400 TFLOP/s beside 50 GB/s over PCIe 5.
+    """
+    from vllm.platforms import current_platform
+
+    return 27.0 if current_platform.is_cpu() else 8_000.0
+
+
 def _first(config: Any, names: tuple[str, ...]) -> int | None:
     for name in names:
         value = getattr(config, name, None)
@@ -194,27 +231,26 @@ def _first(config: Any, names: tuple[str, ...]) -> int | None:
     return None
 
 
-def why_plain_prefixes(vllm_config: Any, kv_cache_manager: Any) -> str | None:
-    """Why holes cannot be recovered with this configuration, or None when they can."""
-    from vllm.v1.core.kv_cache_coordinator import UnitaryKVCacheCoordinator
-    from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+def why_plain_prefixes(vllm_config: Any, kv_cache_config: Any) -> str | None:
+    """Why holes cannot be recovered with this configuration, or None when they can.
 
-    coordinator = kv_cache_manager.coordinator
+    The scheduler asks, and every worker that would hold swapped blocks.
+    """
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec
+
     parallel = vllm_config.parallel_config
-    model = vllm_config.model_config
-    if not kv_cache_manager.enable_caching:
+    groups = kv_cache_config.kv_cache_groups
+    if not vllm_config.cache_config.enable_prefix_caching:
         return "prefix caching is off"
-    if (
-        type(coordinator) is not UnitaryKVCacheCoordinator
-        or type(coordinator.single_type_managers[0]) is not FullAttentionManager
+    if len(groups) != 1 or type(groups[0].kv_cache_spec) not in (
+        FullAttentionSpec,
+        MLAAttentionSpec,
     ):
         return "the model has other cache groups than one of full attention (sliding window, Mamba or hybrid)"
-    if (
-        coordinator.single_type_managers[0].block_size
-        != kv_cache_manager.block_pool.hash_block_size
-    ):
-        return "the hash block size differs from the block size"
-    if vllm_config.kv_transfer_config is not None:
+    if kv_cache_config.needs_kv_cache_zeroing:
+        return "blocks of the KV cache are zeroed before use"
+    connector = vllm_config.kv_transfer_config
+    if connector is not None and connector.kv_connector_module_path != CONNECTOR_MODULE:
         return "a KV connector is configured"
     if vllm_config.speculative_config is not None:
         return "speculative decoding is configured"
@@ -226,9 +262,47 @@ def why_plain_prefixes(vllm_config: Any, kv_cache_manager: Any) -> str | None:
         return "dual batch overlap is configured"
     if vllm_config.aux_output_config.enabled:
         return "auxiliary outputs are returned"
-    if model.runner_type == "pooling":
+    if vllm_config.model_config.runner_type == "pooling":
         return "the model does not generate token by token"
     return None
+
+
+def why_unusual_manager(kv_cache_manager: Any) -> str | None:
+    """Why holes cannot be recovered with the manager that vLLM made for such a configuration, or None."""
+    from vllm.v1.core.kv_cache_coordinator import UnitaryKVCacheCoordinator
+    from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+
+    coordinator = kv_cache_manager.coordinator
+    if (
+        type(coordinator) is not UnitaryKVCacheCoordinator
+        or type(coordinator.single_type_managers[0]) is not FullAttentionManager
+    ):
+        return "vLLM manages the model's KV cache in a way of its own"
+    if (
+        coordinator.single_type_managers[0].block_size
+        != kv_cache_manager.block_pool.hash_block_size
+    ):
+        return "the hash block size differs from the block size"
+    return None
+
+
+def let_vllm_scan_llvmlite() -> None:
+    """Give llvmlite's library object an instance dictionary, once numba has been imported. Idempotent.
+
+    On a CPU vLLM calls `vars` on the attributes of every module when an engine is made. llvmlite's object answers any
+    attribute, so also `__dict__`, with a function of the library, on which vLLM 0.32 fails.
+    """
+    from llvmlite.binding import ffi
+
+    class Library(ffi._lib_wrapper):
+        pass
+
+    if isinstance(getattr(ffi.lib, "__dict__", None), dict):
+        return
+    library = Library.__new__(Library)
+    for name in ffi._lib_wrapper.__slots__:
+        setattr(library, name, getattr(ffi.lib, name))
+    ffi.lib = library
 
 
 def report_pensieve_stats() -> None:

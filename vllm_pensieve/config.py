@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,15 @@ class PensieveConfig:
     cost_bucket_ratio: blocks whose costs differ by less than this factor count as equally dear; 1.0 tells all apart
         and makes evicting slower.
     max_sessions: sessions remembered; the longest inactive are forgotten first.
+    host_cache_gib: host memory for blocks that leave GPU memory, in GiB for all workers of an engine together; 0 keeps
+        none. It is taken when the server starts.
+    ahead_of_time_threshold: while a smaller share of the GPU's blocks than this is empty or unused with a copy in host
+        memory, unused blocks are copied ahead of time.
+    admission_reserve: share of the GPU's blocks that must stay free when a waiting request is admitted beside running
+        ones. Used with a host tier only, and unless vLLM's own --watermark is given.
+    verify_swaps: whether every block in host memory has a checksum that must match when it is loaded (slow).
+    load_cost_flops_per_byte: FLOPs that the model computes while one byte is copied from host memory: what decides
+        whether a swapped block is loaded or computed again. 0 takes a rough value for the platform.
     """
 
     eviction_policy: str = "retention"
@@ -45,6 +55,11 @@ class PensieveConfig:
     step_cost_tokens: int = 128
     cost_bucket_ratio: float = 1.05
     max_sessions: int = 10_000
+    host_cache_gib: float = 0.0
+    ahead_of_time_threshold: float = 0.25
+    admission_reserve: float = 0.1
+    verify_swaps: bool = False
+    load_cost_flops_per_byte: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -59,6 +74,14 @@ class PensieveConfig:
             _refuse("cost_bucket_ratio", self.cost_bucket_ratio, "from 1.0 to 2.0")
         if self.max_sessions < 1:
             _refuse("max_sessions", self.max_sessions, "1 or more")
+        if not 0 <= self.host_cache_gib < math.inf:
+            _refuse("host_cache_gib", self.host_cache_gib, "0 (no host tier) or a size in GiB")
+        if not 0.0 <= self.ahead_of_time_threshold <= 1.0:
+            _refuse("ahead_of_time_threshold", self.ahead_of_time_threshold, "from 0.0 to 1.0")
+        if not 0.0 <= self.admission_reserve < 1.0:
+            _refuse("admission_reserve", self.admission_reserve, "0.0 or more, below 1.0")
+        if not 0 <= self.load_cost_flops_per_byte < math.inf:
+            _refuse("load_cost_flops_per_byte", self.load_cost_flops_per_byte, "0 or more")
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> PensieveConfig:

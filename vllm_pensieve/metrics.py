@@ -22,19 +22,23 @@ class PensieveStats:
     prompt_tokens: prompt tokens of requests at their admission by where their KV came from: used in GPU memory, loaded
         from host memory, computed again within the kept prefix, computed for the first time. For each request the four
         add up to its prompt; later inputs of a streaming request are not counted.
-    evictions: cached blocks that left GPU memory, by where to.
+    evictions: cached blocks by where they went: `host` left GPU memory and have a copy in host memory, `dropped` left
+        GPU memory without one or host memory.
+    copied_bytes: `store`: from GPU to host memory; `load`: back.
     """
 
     prompt_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
-    evictions: dict[str, int] = field(default_factory=lambda: {"dropped": 0})
+    evictions: dict[str, int] = field(default_factory=lambda: {"host": 0, "dropped": 0})
+    copied_bytes: dict[str, int] = field(default_factory=lambda: {"store": 0, "load": 0})
     _reported: dict[str, dict[str, int]] = field(default_factory=dict, repr=False)
     _reported_at_s: float = field(default=-REPORT_INTERVAL_S, repr=False)
 
-    def count_prompt(self, total: int, resident: int, recovered: int) -> None:
+    def count_prompt(self, total: int, resident: int, swapped: int, recovered: int) -> None:
         """One admitted request; all in tokens."""
         self.prompt_tokens["resident"] += resident
+        self.prompt_tokens["swapped"] += swapped
         self.prompt_tokens["recovered"] += recovered
-        self.prompt_tokens["new"] += total - resident - recovered
+        self.prompt_tokens["new"] += total - resident - swapped - recovered
 
     def report_due(self, now_s: float) -> bool:
         """Whether a prompt was counted since the last report, or that is longer ago than the interval.
@@ -55,6 +59,7 @@ class PensieveStats:
             "engine": engine,
             "prompt_tokens": self._since_last_report("prompt_tokens", self.prompt_tokens),
             "evictions": self._since_last_report("evictions", self.evictions),
+            "copied_bytes": self._since_last_report("copied_bytes", self.copied_bytes),
             "blocks": dict(blocks),
             "sessions": sessions,
         }
@@ -85,8 +90,13 @@ class PrometheusReporter:
             ),
             "evictions": counter_class(
                 name="vllm:pensieve_evictions",
-                documentation="Cached blocks that left GPU memory, by where to.",
+                documentation="Cached blocks that left GPU memory for host memory, or were dropped altogether.",
                 labelnames=[*labelnames, "to"],
+            ),
+            "copied_bytes": counter_class(
+                name="vllm:pensieve_copied_bytes",
+                documentation="Bytes copied from GPU to host memory (store) and back (load).",
+                labelnames=[*labelnames, "direction"],
             ),
         }
         self._blocks = gauge_class(
@@ -118,14 +128,19 @@ class LogReporter:
 
     def __init__(self) -> None:
         self._tokens = dict.fromkeys(SOURCES, 0)
-        self._evictions = 0
+        self._evictions = dict.fromkeys(("host", "dropped"), 0)
+        self._copied_bytes = dict.fromkeys(("store", "load"), 0)
         self._latest: dict[int, Mapping[str, Any]] = {}
 
     def observe(self, report: Mapping[str, Any]) -> None:
         """Record one report."""
-        for source, tokens in report["prompt_tokens"].items():
-            self._tokens[source] += tokens
-        self._evictions += sum(report["evictions"].values())
+        for name, totals in (
+            ("prompt_tokens", self._tokens),
+            ("evictions", self._evictions),
+            ("copied_bytes", self._copied_bytes),
+        ):
+            for label, count in report[name].items():
+                totals[label] += count
         self._latest[report["engine"]] = report
 
     def line(self) -> str | None:
@@ -134,15 +149,17 @@ class LogReporter:
         if not total:
             return None
         shares = ", ".join(f"{source} {100 * n / total:.1f}%" for source, n in self._tokens.items())
-        resident, free = (
-            sum(report["blocks"][state] for report in self._latest.values())
-            for state in ("resident", "free")
-        )
+        blocks = {
+            state: sum(report["blocks"][state] for report in self._latest.values())
+            for state in ("resident", "swapped", "free")
+        }
         sessions = sum(report["sessions"] for report in self._latest.values())
         line = (
-            f"Pensieve: {total} prompt tokens ({shares}), {self._evictions} blocks evicted, "
-            f"{resident} resident and {free} free, {sessions} sessions"
+            f"Pensieve: {total} prompt tokens ({shares}); blocks: {blocks['resident']} resident, "
+            f"{blocks['swapped']} swapped, {blocks['free']} free, {self._evictions['host']} went to host memory, "
+            f"{self._evictions['dropped']} dropped; copied {self._copied_bytes['store'] / 1e9:.2f} GB out, "
+            f"{self._copied_bytes['load'] / 1e9:.2f} GB in; {sessions} sessions"
         )
-        self._tokens = dict.fromkeys(SOURCES, 0)
-        self._evictions = 0
+        for totals in (self._tokens, self._evictions, self._copied_bytes):
+            totals.update(dict.fromkeys(totals, 0))
         return line

@@ -10,6 +10,7 @@ from vllm_pensieve.config import (
     SETTINGS,
     SWITCH,
     ConfigError,
+    PensieveConfig,
     switched_on,
 )
 
@@ -31,7 +32,7 @@ def configure(engine_args: EngineArgs) -> None:
     """Set what the plugin needs in the engine's arguments; nothing when it is off.
 
     Raises:
-        ConfigError: a setting cannot be used, or another scheduler is configured.
+        ConfigError: a setting cannot be used, another scheduler is configured, or there is not that much host memory.
         UnsupportedVllmError: the installed vLLM is not one this plugin works with.
     """
     config = switched_on(engine_args.additional_config)
@@ -50,4 +51,36 @@ def configure(engine_args: EngineArgs) -> None:
         **(engine_args.additional_config or {}),
         ADDITIONAL_CONFIG_KEY: dataclasses.asdict(config),
     }
+    if config.host_cache_gib:
+        _add_host_tier(engine_args, config)
     report_pensieve_stats()
+
+
+def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
+    from vllm.config import KVTransferConfig
+    from vllm.logger import init_logger
+
+    from vllm_pensieve.compat import CONNECTOR, CONNECTOR_MODULE
+    from vllm_pensieve.swap.host_memory import available_bytes
+
+    theirs = engine_args.kv_transfer_config
+    if theirs is not None and theirs.kv_connector_module_path != CONNECTOR_MODULE:
+        init_logger("vllm.pensieve").warning(
+            "Pensieve: the KV connector %s is kept; there is no host tier and no recovery of dropped blocks beside it",
+            theirs.kv_connector,
+        )
+        return
+    available_gib = available_bytes() / 2**30
+    if config.host_cache_gib > available_gib:
+        raise ConfigError(
+            f"pensieve: host_cache_gib={config.host_cache_gib} asks for more host memory than there is: "
+            f"{available_gib:.2f} GiB are available. Ask for less, or free some."
+        )
+    engine_args.kv_transfer_config = KVTransferConfig(
+        kv_connector=CONNECTOR,
+        kv_connector_module_path=CONNECTOR_MODULE,
+        kv_role="kv_both",
+        kv_load_failure_policy="recompute",
+    )
+    if not engine_args.watermark:
+        engine_args.watermark = config.admission_reserve

@@ -18,13 +18,11 @@ class Walk:
     holes: [start, end) of what is still to be computed, in order.
     end: where the kept prefix ends and the request's own prefill goes on.
     chunk: the part that the step being built computes.
-    filled: whether blocks for the holes have been allocated.
     """
 
     holes: list[tuple[int, int]]
     end: int
     chunk: tuple[int, int] = (0, 0)
-    filled: bool = False
     hole_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:

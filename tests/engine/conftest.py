@@ -53,3 +53,12 @@ def assert_equal(reference: Callable) -> Callable:
         assert largest_logprob_difference(output, want) < 1e-5
 
     return check
+
+
+@pytest.fixture
+def caplog_vllm(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """caplog for vLLM's loggers, which do not propagate."""
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    return caplog

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from vllm import LLM, RequestOutput, SamplingParams
-from vllm.v1.core.kv_cache_utils import KVCacheBlock
+from vllm.distributed.kv_transfer import kv_transfer_state
+from vllm.v1.core.kv_cache_utils import KVCacheBlock, make_block_hash_with_group_id
 from vllm.v1.request import Request
 
 BLOCK_TOKENS = 32
 POISON = 7.5
 PENSIEVE = "vllm_pensieve.scheduler.make_scheduler"
+TINY_BLOCK_BYTES = 64 * 1024  # of the tiny model: 4 layers of 16 KiB
 
 
 def greedy(output_tokens: int) -> SamplingParams:
@@ -20,7 +22,10 @@ def greedy(output_tokens: int) -> SamplingParams:
 
 
 class Served:
-    """One engine in float32. `settings` are the plugin's; the default jumps over every kept block."""
+    """One engine in float32. `settings` are the plugin's; the default jumps over every kept block.
+
+    host_blocks: blocks of the tiny model that the host tier holds; 0 is no host tier.
+    """
 
     def __init__(
         self,
@@ -32,12 +37,15 @@ class Served:
         step_tokens: int = 256,
         max_requests: int = 16,
         max_model_tokens: int = 2048,
+        host_blocks: int = 0,
         **engine_options: Any,
     ) -> None:
         if scheduler is not None:
-            engine_options["additional_config"] = {
-                "pensieve": {"step_cost_tokens": 0} | (settings or {})
-            }
+            ours = {"step_cost_tokens": 0} | (settings or {})
+            if host_blocks:
+                ours = {"host_cache_gib": host_blocks * TINY_BLOCK_BYTES / 2**30} | ours
+            engine_options["additional_config"] = {"pensieve": ours}
+        kv_transfer_state._KV_CONNECTOR_AGENT = None  # vLLM has one a process; engines take turns
         self.llm = LLM(
             model=str(model),
             dtype="float32",
@@ -59,6 +67,9 @@ class Served:
         self.scheduler = self.core.scheduler
         self.pool = self.scheduler.kv_cache_manager.block_pool
         self._names = (f"request-{i}" for i in itertools.count())
+        self.connector = kv_transfer_state._KV_CONNECTOR_AGENT
+        if host_blocks:
+            assert self.scheduler.connector.num_slots == host_blocks
 
     # -- requests ----------------------------------------------------------
     def add(
@@ -72,6 +83,7 @@ class Served:
 
     def step(self) -> dict[str, RequestOutput]:
         """One engine step; the requests that it finished."""
+        kv_transfer_state._KV_CONNECTOR_AGENT = self.connector
         return {output.request_id: output for output in self.engine.step() if output.finished}
 
     def drain(self) -> dict[str, RequestOutput]:
@@ -95,8 +107,8 @@ class Served:
         )
 
     # -- blocks ------------------------------------------------------------
-    def cached_blocks(self, tokens: Sequence[int]) -> list[int | None]:
-        """Block id per full block of `tokens`, None where it is not cached."""
+    def keys(self, tokens: Sequence[int]) -> list[bytes]:
+        """The key of every full block of `tokens`."""
         probe = Request(
             request_id="probe",
             prompt_token_ids=list(tokens),
@@ -104,8 +116,13 @@ class Served:
             pooling_params=None,
             block_hasher=self.core.request_block_hasher,
         )
-        hits = [self.pool.get_cached_block(block_hash, [0]) for block_hash in probe.block_hashes]
-        return [hit[0].block_id if hit else None for hit in hits]
+        return [make_block_hash_with_group_id(block_hash, 0) for block_hash in probe.block_hashes]
+
+    def cached_blocks(self, tokens: Sequence[int]) -> list[int | None]:
+        """Block id per full block of `tokens`, None where it is not cached."""
+        cached = self.pool.cached_block_hash_to_block
+        hits = [cached.get_one_block(key) for key in self.keys(tokens)]
+        return [hit.block_id if hit else None for hit in hits]
 
     def drop(self, tokens: Sequence[int], indexes: Iterable[int]) -> None:
         """Evict these blocks of a sequence, every copy of them; free blocks without content are poisoned."""
@@ -130,12 +147,26 @@ class Served:
         """From now on, overwrite the KV of a block when it is given out anew, before anything is computed into it."""
         get_new_blocks = self.pool.get_new_blocks
 
+        given_out: list[int] = []
+
         def poisoned(count: int) -> list[KVCacheBlock]:
             blocks = get_new_blocks(count)
-            self._poison([block.block_id for block in blocks])
+            given_out.extend(block.block_id for block in blocks)
+            if self.connector is None:
+                self._poison(given_out)
+                given_out.clear()
             return blocks
 
         self.pool.get_new_blocks = poisoned
+        if self.connector is not None:  # what they held is copied to host memory first
+            begin_step = self.connector.worker.begin_step
+
+            def begin_step_and_poison(plan: Any) -> None:
+                begin_step(plan)
+                self._poison(given_out)
+                given_out.clear()
+
+            self.connector.worker.begin_step = begin_step_and_poison
 
     def _poison(self, blocks: list[int]) -> None:
         for layer in self.core.model_executor.driver_worker.worker.model_runner.kv_caches:
@@ -165,6 +196,11 @@ class Served:
         )
         assert self.pool.get_num_free_blocks() == self.pool.num_gpu_blocks - 1
         self.pool.free_block_queue.check_integrity()
+        swapper = self.scheduler.swapper
+        if swapper is not None:
+            swapper.check_integrity()
+            assert not swapper.take_plan(0)
+            assert swapper.host.room + len(swapper.host._idle) == swapper.host.num_slots
 
 
 def largest_logprob_difference(a: RequestOutput, b: RequestOutput) -> float:

@@ -190,9 +190,9 @@ def test_a_preempted_request_is_counted_once(make_world):
 def test_evictions_are_counted(make_world):
     world = make_world(blocks=30)
     world.serve(prompt_of(200), output_tokens=1)  # 12 of 29 blocks are cached now
-    assert world.scheduler.pensieve_stats.evictions == {"dropped": 0}
+    assert world.scheduler.pensieve_stats.evictions == {"host": 0, "dropped": 0}
     world.serve(prompt_of(320)[::-1], output_tokens=1)  # 20 blocks; 17 are empty
-    assert world.scheduler.pensieve_stats.evictions == {"dropped": 3}
+    assert world.scheduler.pensieve_stats.evictions == {"host": 0, "dropped": 3}
 
 
 # -- interruptions ---------------------------------------------------------

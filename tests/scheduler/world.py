@@ -11,7 +11,11 @@ import torch
 from vllm.config import CacheConfig, KVTransferConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
-from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.kv_cache_utils import (
+    get_request_block_hasher,
+    init_none_hash,
+    make_block_hash_with_group_id,
+)
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -26,10 +30,14 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from tests.scheduler.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
+from tests.scheduler.host_memory import FakeHostMemory
+from vllm_pensieve.compat import CONNECTOR, CONNECTOR_MODULE
 from vllm_pensieve.scheduler import make_scheduler
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
+from vllm_pensieve.swap.connector import SwapReport
 
 BLOCK_TOKENS = 16
+BLOCK_BYTES = BLOCK_TOKENS * 2 * 4  # one layer, one head of size 1, keys and values in float32
 MAX_MODEL_TOKENS = 1024
 KINDS = [
     (steps, runner) for steps in (1, 2) for runner in ("v1", "v2")
@@ -75,8 +83,17 @@ class World:
         scheduler: Callable[..., Scheduler] = make_scheduler,
         cache_group: KVCacheSpec | None = None,
         connector: KVTransferConfig | None = None,
+        host_blocks: int = 0,
     ) -> None:
         init_none_hash(sha256)
+        if host_blocks:
+            connector = KVTransferConfig(
+                kv_connector=CONNECTOR,
+                kv_connector_module_path=CONNECTOR_MODULE,
+                kv_role="kv_both",
+                kv_load_failure_policy="recompute",
+            )
+            settings = {"host_cache_gib": host_blocks * BLOCK_BYTES / 2**30} | (settings or {})
         config = VllmConfig(
             model_config=ModelConfig(
                 model=str(model), dtype="float32", max_model_len=MAX_MODEL_TOKENS, seed=0
@@ -111,6 +128,7 @@ class World:
         self.device = FakeDevice(
             bookkeeping(BLOCK_TOKENS, max_requests, MAX_MODEL_TOKENS), blocks, BLOCK_TOKENS
         )
+        self.host = FakeHostMemory(self.device, host_blocks) if host_blocks else None
         self.steps_in_flight = steps_in_flight
         self.in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
         self.hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
@@ -156,7 +174,18 @@ class World:
         `received`: requests whose asynchronous load ends in this step.
         """
         output = self.scheduler.schedule()
-        rows, result = self.device.run(output)
+        if self.host is None:
+            rows, result = self.device.run(output)
+        else:
+            plan = output.kv_connector_metadata.plan
+            assert output.has_sync_kv_loads or not plan.loads
+            bad_blocks, bad_slots = self.host.begin_step(plan)
+            rows, result = self.device.run(output)
+            bad_slots |= self.host.end_step(plan)
+            result.kv_connector_output = KVConnectorOutput(
+                invalid_block_ids=bad_blocks,
+                kv_connector_worker_meta=SwapReport(bad_slots) if bad_slots else None,
+            )
         if received:
             result.kv_connector_output = KVConnectorOutput(finished_recving=set(received))
         self.in_flight.append((output, result))
@@ -211,12 +240,31 @@ class World:
         return [i for i, h in enumerate(hashes) if self.pool.get_cached_block(h, [0])]
 
     def drop(self, prompt: list[int], indexes: Iterable[int]) -> None:
-        """Evict cached blocks of `prompt`, every copy, and lose their contents."""
+        """Drop cached blocks of `prompt`, every copy, and lose their contents."""
         for index in indexes:
             while (block := self.cached_block(prompt, index)) is not None:
                 assert self.pool.blocks[block].ref_cnt == 0, f"block {index} is in use"
                 self.pool.evict_blocks({block})
                 self.device.poison([block])
+
+    @property
+    def swapper(self):
+        return self.scheduler.swapper
+
+    def swapped(self, prompt: list[int]) -> list[int]:
+        """Indexes of the full blocks of `prompt` that are only in host memory."""
+        hashes = self.request(prompt).block_hashes
+        return [
+            i
+            for i, h in enumerate(hashes)
+            if not self.pool.get_cached_block(h, [0])
+            and self.swapper.host.find(make_block_hash_with_group_id(h, 0)) is not None
+        ]
+
+    def swap_out(self) -> None:
+        """Evict everything from the GPU's memory that nobody uses; a step carries the copies out."""
+        self.pool.free_blocks(self.pool.get_new_blocks(self.free_blocks))
+        self.step()
 
     def unhash_idle_blocks(self, prompt: list[int], indexes: Iterable[int]) -> None:
         """Evict those cached blocks of `prompt` that nobody uses. A step in flight may still read them."""
@@ -257,11 +305,26 @@ class World:
                         false.add(hit[0].block_id)
         return false
 
+    def falsely_stored_slots(self) -> set[int]:
+        """Slots that a lookup would find and that do not hold what their key stands for; copies under way aside."""
+        false = set()
+        for request in self.requests:
+            prefix_hashes = self.device.hashes(request.all_token_ids[:])
+            for i, block_hash in enumerate(request.block_hashes):
+                slot = self.swapper.host.find(make_block_hash_with_group_id(block_hash, 0))
+                want = prefix_hashes[i * BLOCK_TOKENS : (i + 1) * BLOCK_TOKENS]
+                if slot is not None and (self.host.slots[slot] != want).any():
+                    false.add(slot)
+        return false
+
     def assert_nothing_left(self) -> None:
         """No request, no walk, every block free, the free queue intact."""
         assert not self.scheduler.requests and not self.scheduler.running
         assert not self.walks
         assert self.free_blocks == self.pool.num_gpu_blocks - 1
+        if self.host is not None:
+            assert not self.swapper.take_plan(0), "copies that no step would make"
+            assert not self.swapper.host._held
         assert all(block.ref_cnt == 0 for block in self.pool.blocks if not block.is_null)
         self.assert_free_queue_intact()
 
@@ -269,6 +332,10 @@ class World:
         queue = self.pool.free_block_queue
         if isinstance(queue, RetentionFreeQueue):  # vLLM's own has no such check
             queue.check_integrity()
+        if self.host is not None:
+            self.swapper.check_integrity()
+            unused = {b.block_id for b in self.pool.blocks if b.ref_cnt == 0 and b.block_hash}
+            assert set(self.swapper._dirty_key) <= unused
 
 
 def _one_group(blocks: int, spec: KVCacheSpec | None) -> KVCacheConfig:

@@ -83,9 +83,11 @@ def test_a_vllm_pool_works_on_the_queue_through_random_use(policy):
     from vllm.v1.core.block_pool import BlockPool
 
     from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
+    from vllm_pensieve.space.clock import StepClock
 
     pool = BlockPool(64, enable_caching=True, hash_block_size=BLOCK)
-    PensieveBlockPool.adopt(pool, make_order(policy, CostModel(1.0, 0.001), BLOCK, 1.05), BLOCK)
+    order = make_order(policy, CostModel(1.0, 0.001), BLOCK, 1.05)
+    PensieveBlockPool.adopt(pool, order, BLOCK, StepClock())
     random = Random(policy)
     in_use, hashes = [], 0
     for _ in range(2000):

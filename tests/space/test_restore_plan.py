@@ -1,4 +1,4 @@
-"""Restore plans: what is used, what is computed again, and that no other choice is cheaper."""
+"""Restore plans: what is used, loaded or computed again, and that no other choice is cheaper."""
 
 from itertools import product
 
@@ -8,15 +8,27 @@ from hypothesis import strategies as st
 
 from vllm_pensieve.recovery import Walk
 from vllm_pensieve.retention import CostModel
-from vllm_pensieve.space.restore_plan import RestorePlan, Run, Source, plan_restore
+from vllm_pensieve.space.restore_plan import (
+    RestoreCosts,
+    RestorePlan,
+    Run,
+    Source,
+    plan_restore,
+)
 
 BLOCK = 32
 COST = CostModel(linear=1.0, attention=0.01)
-R, D = Source.RESIDENT, Source.RECOMPUTED
+R, S, D = Source.RESIDENT, Source.SWAPPED, Source.RECOMPUTED
+SOURCES = {"#": R, "s": S, ".": None}
+patterns = st.text("#s.", max_size=8)
 
 
-def plan_of(pattern, step_cost_tokens=0):
-    plan = plan_restore([block == "#" for block in pattern], COST, BLOCK, step_cost_tokens)
+def costs_of(step_cost_tokens=0, load=0.0, recovery=True):
+    return RestoreCosts(COST, BLOCK, step_cost_tokens, load, recovery)
+
+
+def plan_of(pattern, step_cost_tokens=0, **costs):
+    plan = plan_restore([SOURCES[block] for block in pattern], costs_of(step_cost_tokens, **costs))
     plan.check_integrity()
     return plan
 
@@ -30,9 +42,11 @@ def plan_of(pattern, step_cost_tokens=0):
         ("###..", (Run(R, 0, 3),)),
         ("..###", (Run(D, 0, 2), Run(R, 2, 5))),
         ("#..#.##.", (Run(R, 0, 1), Run(D, 1, 3), Run(R, 3, 4), Run(D, 4, 5), Run(R, 5, 7))),
+        ("sss..", (Run(S, 0, 3),)),
+        ("#s.s#", (Run(R, 0, 1), Run(S, 1, 2), Run(D, 2, 3), Run(S, 3, 4), Run(R, 4, 5))),
     ],
 )
-def test_without_a_price_of_a_step_every_resident_block_is_used(pattern, runs):
+def test_without_a_price_of_a_step_or_a_copy_every_kept_block_is_used(pattern, runs):
     assert plan_of(pattern).runs == runs
 
 
@@ -48,49 +62,60 @@ def test_a_short_resident_run_at_the_end_is_left_to_the_ordinary_prefill():
     assert plan_of("##..#", step_cost_tokens=128).runs == (Run(R, 0, 2),)
 
 
-def test_the_leading_resident_run_is_always_used_for_it_costs_no_step():
-    assert plan_of("#....", step_cost_tokens=10**9).runs == (Run(R, 0, 1),)
+def test_the_leading_kept_stretch_is_always_used_for_it_costs_no_step():
+    assert plan_of("#s...", step_cost_tokens=10**9).runs == (Run(R, 0, 1), Run(S, 1, 2))
 
 
-@given(st.lists(st.booleans(), max_size=9), st.integers(0, 400))
-def test_no_other_choice_of_resident_runs_is_cheaper(resident, step_cost_tokens):
-    plan = plan_restore(resident, COST, BLOCK, step_cost_tokens)
-    assert price(resident, used_by(plan, len(resident)), step_cost_tokens) == pytest.approx(
-        min(price(resident, choice, step_cost_tokens) for choice in choices(resident))
-    )
+def test_a_swapped_run_is_loaded_only_where_computing_it_takes_longer():
+    load = COST.span(3 * BLOCK, 4 * BLOCK)  # as dear as computing the fourth block
+    assert plan_of("ssssss", load=load).runs == (Run(D, 0, 4), Run(S, 4, 6))
+    assert plan_of("ssss", load=load).runs == ()
+
+
+def test_what_copies_cost_counts_against_a_stretch_behind_a_hole():
+    step = costs_of().recompute(1, 3) / COST.linear  # exactly what the two blocks save
+    assert plan_of(".##", step_cost_tokens=int(step) - 1).runs == (Run(D, 0, 1), Run(R, 1, 3))
+    assert plan_of(".s#", step_cost_tokens=int(step) - 1, load=2.0).runs == ()
+
+
+def test_without_recovery_the_kept_prefix_ends_at_the_first_dropped_block():
+    assert plan_of("#s.##", recovery=False).runs == (Run(R, 0, 1), Run(S, 1, 2))
+    assert plan_of(".####", recovery=False).runs == ()
+
+
+@given(patterns, st.integers(0, 400), st.integers(0, 120))
+def test_no_other_choice_is_cheaper(pattern, step_cost_tokens, load):
+    plan = plan_of(pattern, step_cost_tokens, load=float(load))
+    ours = price(pattern, used_by(plan, len(pattern)), step_cost_tokens, load)
+    cheapest = min(price(pattern, c, step_cost_tokens, load) for c in choices(pattern))
+    assert ours == pytest.approx(cheapest)
 
 
 def used_by(plan: RestorePlan, blocks: int):
     used = [False] * blocks
     for run in plan.runs:
-        if run.source is R:
-            used[run.start : run.end] = [True] * (run.end - run.start)
+        if run.source is not D:
+            used[run.start : run.end] = [True] * len(run)
     return used
 
 
-def choices(resident):
-    """All ways to use or not to use each maximal resident run."""
-    starts = [i for i, r in enumerate(resident) if r and (i == 0 or not resident[i - 1])]
-    for picks in product([False, True], repeat=len(starts)):
-        used = [False] * len(resident)
-        for start, pick in zip(starts, picks, strict=True):
-            end = start
-            while pick and end < len(resident) and resident[end]:
-                used[end] = True
-                end += 1
-        yield used
+def choices(pattern):
+    """Every way to use or not to use each kept block."""
+    options = [[False] if block == "." else [False, True] for block in pattern]
+    return product(*options)
 
 
-def price(resident, used, step_cost_tokens):
-    """FLOPs of what is not used, and a step for every used run that something was computed before."""
+def price(pattern, used, step_cost_tokens, load):
+    """FLOPs of what is computed, copies, and a step for every used stretch that something was computed before."""
     computed = sum(COST.span(i * BLOCK, (i + 1) * BLOCK) for i, use in enumerate(used) if not use)
+    copies = sum(load for block, use in zip(pattern, used, strict=True) if use and block == "s")
     jumps = sum(1 for i, use in enumerate(used) if use and i and not used[i - 1])
-    return computed + jumps * COST.tokens_at_start(step_cost_tokens)
+    return computed + copies + jumps * COST.tokens_at_start(step_cost_tokens)
 
 
-@given(st.lists(st.booleans(), max_size=40), st.data())
-def test_a_walk_computes_every_dropped_token_once_and_no_other(resident, data):
-    plan = plan_restore(resident, COST, BLOCK, 0)
+@given(st.text("#s.", max_size=40), st.data())
+def test_a_walk_computes_every_dropped_token_once_and_no_other(pattern, data):
+    plan = plan_of(pattern)
     if not plan.holes:
         return
     walk = Walk.over(plan, BLOCK)
@@ -105,6 +130,6 @@ def test_a_walk_computes_every_dropped_token_once_and_no_other(resident, data):
         jumped = walk.jump(position)
         position = position if jumped is None else jumped
     assert position == plan.end * BLOCK
-    dropped = [i for i, r in enumerate(resident[: plan.end]) if not r]
+    dropped = [i for i, block in enumerate(pattern[: plan.end]) if block == "."]
     assert computed == [token for i in dropped for token in range(i * BLOCK, (i + 1) * BLOCK)]
     assert len(computed) == total

@@ -10,14 +10,14 @@ class EvictionOrder(ABC):
     """Orders evictable blocks. Holds keys and order only; it neither owns nor copies a block.
 
     A key is inserted when its block falls out of use, removed when the block is used again, and evicted at most once
-    per insertion. Times are seconds of one monotonic clock and never go back between calls.
+    per insertion. Times are seconds of one monotonic clock.
     """
 
     name: str
 
     @abstractmethod
-    def insert(self, keys: Sequence[int], positions: Sequence[int], now_s: float) -> None:
-        """Add blocks that were last used now, the deepest of their sequence first, as vLLM frees them.
+    def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
+        """Add blocks that were last used together, the deepest of their sequence first, as vLLM frees them.
 
         positions: index in the sequence of each block's first token.
         """

@@ -24,7 +24,7 @@ class FifoOrder(EvictionOrder):
         self._arrivals = 0
 
     @override
-    def insert(self, keys: Sequence[int], positions: Sequence[int], now_s: float) -> None:
+    def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
         for key in keys:
             assert key not in self._here, key
             if key not in self._arrival:

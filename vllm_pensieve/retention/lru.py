@@ -20,7 +20,7 @@ class LruOrder(EvictionOrder):
         self._keys: OrderedDict[int, None] = OrderedDict()
 
     @override
-    def insert(self, keys: Sequence[int], positions: Sequence[int], now_s: float) -> None:
+    def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
         for key in keys:
             assert key not in self._keys, key
             self._keys[key] = None

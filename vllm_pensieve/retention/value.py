@@ -21,8 +21,9 @@ class RetentionOrder(EvictionOrder):
 
     Values change their order as time passes, so no heap can hold them. But of two blocks of equal cost the longer
     idle one is always worth less: blocks are kept in buckets of (nearly) equal cost, each in order of last use, and
-    only the heads of the buckets compete. Evicting n blocks of B buckets costs O((B + n) log B). Of blocks of one
-    bucket that fell out of use together, the leading one goes first: it is the cheapest.
+    only the heads of the buckets compete. The first eviction at a point in time costs O(B) for B buckets, every other
+    one O(log B). Of blocks of one bucket that fell out of use together, the leading one goes first: it is the cheapest.
+    A block that is inserted with an older use than its bucket's youngest counts as used when that one was.
     """
 
     name = "retention"
@@ -37,19 +38,25 @@ class RetentionOrder(EvictionOrder):
         self._bucket_cost: dict[int, float] = {}
         self._bucket_at: dict[int, int] = {}  # position -> bucket
         self._bucket_of: dict[int, int] = {}  # key -> bucket
-        self._last_insert_s = -math.inf
+        # (value, bucket, key) of one head a bucket, made for the point in time below; -inf: to be made anew.
+        self._heads: list[tuple[float, int, int]] = []
+        self._heads_at_s = -math.inf
 
     @override
-    def insert(self, keys: Sequence[int], positions: Sequence[int], now_s: float) -> None:
-        assert now_s >= self._last_insert_s, (now_s, self._last_insert_s)
-        self._last_insert_s = now_s
+    def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
         for key, position in zip(reversed(keys), reversed(positions), strict=True):
             assert key not in self._bucket_of, key
             bucket = self._bucket_at.get(position)
             if bucket is None:
                 bucket = self._open_bucket(position)
-            self._buckets[bucket][key] = now_s
             self._bucket_of[key] = bucket
+            keys_here = self._buckets[bucket]
+            if keys_here:
+                youngest_s = keys_here[next(reversed(keys_here))]
+                keys_here[key] = max(last_use_s, youngest_s)
+            else:
+                keys_here[key] = last_use_s
+                self._heads_at_s = -math.inf  # a head that the heap does not know
 
     def _open_bucket(self, position: int) -> int:
         cost = self._cost_model.span(position, position + self._block_size)
@@ -71,10 +78,30 @@ class RetentionOrder(EvictionOrder):
     @override
     def evict(self, count: int, now_s: float) -> list[int]:
         self._require(count)
-        evicted = list(islice(self._by_value(now_s), count))
-        for key in evicted:
-            self.remove(key)
-        return evicted
+        if now_s != self._heads_at_s:
+            self._heads_at_s = now_s
+            self._heads = [self._head(bucket) for bucket, keys in self._buckets.items() if keys]
+            heapq.heapify(self._heads)
+        return [self._evict_one() for _ in range(count)]
+
+    def _evict_one(self) -> int:
+        # A head that was removed since stands for its bucket until it is met: the next one is worth no less.
+        while True:
+            _, bucket, key = self._heads[0]
+            keys = self._buckets[bucket]
+            is_head = bool(keys) and next(iter(keys)) == key
+            if is_head:
+                del keys[key], self._bucket_of[key]
+            if keys:
+                heapq.heapreplace(self._heads, self._head(bucket))
+            else:
+                heapq.heappop(self._heads)
+            if is_head:
+                return key
+
+    def _head(self, bucket: int) -> tuple[float, int, int]:
+        key, last_use_s = next(iter(self._buckets[bucket].items()))
+        return self._value(bucket, last_use_s, self._heads_at_s), bucket, key
 
     @override
     def peek(self, count: int, now_s: float) -> list[int]:
@@ -112,6 +139,9 @@ class RetentionOrder(EvictionOrder):
 
     @override
     def check_integrity(self) -> None:
+        headed = {bucket for _, bucket, _ in self._heads}
+        with_keys = {bucket for bucket, keys in self._buckets.items() if keys}
+        assert with_keys <= headed or self._heads_at_s == -math.inf
         assert sum(map(len, self._buckets.values())) == len(self._bucket_of)
         for bucket, keys in self._buckets.items():
             assert all(self._bucket_of[key] == bucket for key in keys)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 from vllm.v1.core.block_pool import BlockPool
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.scheduler.hash_log import HashLog
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
+from vllm_pensieve.space.swapper import Swapper
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
+    from vllm.v1.request import Request
 
 
 class PensieveBlockPool(BlockPool):
@@ -24,13 +28,15 @@ class PensieveBlockPool(BlockPool):
     content_version: int
 
     @classmethod
-    def adopt(cls, pool: BlockPool, order: EvictionOrder, block_size: int) -> None:
+    def adopt(
+        cls, pool: BlockPool, order: EvictionOrder, block_size: int, clock: Callable[[], float]
+    ) -> None:
         """Turn a new, unused pool into one of ours in place: others hold references to it."""
         assert type(pool) is BlockPool, type(pool)
         free = pool.free_block_queue.get_all_free_blocks()
         pool.__class__ = cls
         assert isinstance(pool, cls)
-        pool.free_block_queue = RetentionFreeQueue(pool.blocks, free, order, block_size)
+        pool.free_block_queue = RetentionFreeQueue(pool.blocks, free, order, block_size, clock)
         pool.content_version = 0
 
     @override
@@ -57,4 +63,93 @@ class PensieveBlockPool(BlockPool):
         self.content_version += 1
         for block in self.blocks:
             self.free_block_queue.content_lost(block)
+        return True
+
+
+class SwappingBlockPool(PensieveBlockPool):
+    """A pool whose blocks have copies in host memory.
+
+    hash_log: which blocks were hashed for which request lately, to be taken back should a load turn out bad.
+    """
+
+    swapper: Swapper
+    hash_log: HashLog
+
+    @classmethod
+    def attach(cls, pool: PensieveBlockPool, swapper: Swapper) -> None:
+        """Have the swapper follow the blocks of a new, unused pool."""
+        assert type(pool) is PensieveBlockPool, type(pool)
+        pool.__class__ = cls
+        assert isinstance(pool, cls)
+        pool.swapper = swapper
+        pool.hash_log = HashLog()
+        pool._taking_hashes_off = False
+
+    @override
+    def cache_full_blocks(
+        self,
+        request: Request,
+        blocks: list[KVCacheBlock],
+        num_cached_blocks: int,
+        num_full_blocks: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().cache_full_blocks(
+            request, blocks, num_cached_blocks, num_full_blocks, *args, **kwargs
+        )
+        for block in blocks[num_cached_blocks:num_full_blocks]:
+            if block.block_hash is not None:
+                self.hash_log.add(request.request_id, block.block_id, block.block_hash)
+                self.swapper.cached(block.block_hash)
+
+    @override
+    def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
+        idle = [block for block in blocks if block.ref_cnt == 0 and block.block_hash is not None]
+        super().touch(blocks)
+        for block in idle:
+            self.swapper.in_use(block.block_id, block.block_hash)
+
+    @override
+    def free_blocks(self, ordered_blocks: Iterable[KVCacheBlock]) -> None:
+        freed = list(ordered_blocks)
+        super().free_blocks(freed)
+        queue = self.free_block_queue
+        idle = [block for block in freed if block.ref_cnt == 0 and block.block_hash is not None]
+        if idle:
+            self.swapper.idle(
+                [block.block_id for block in idle],
+                [block.block_hash for block in idle],
+                [queue.position(block) for block in idle],
+                queue.last_use_s[idle[0].block_id],
+            )
+
+    @override
+    def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
+        """Called for each block that is handed out, and for each whose hash is taken off."""
+        key, position = block.block_hash, self.free_block_queue.position(block)
+        evicted = super()._maybe_evict_cached_block(block)
+        if evicted and not self._taking_hashes_off:
+            last_use_s = self.free_block_queue.last_use_s[block.block_id]
+            self.swapper.evicted(block.block_id, key, position, last_use_s, last=self._is_gone(key))
+        return evicted
+
+    @override
+    def evict_blocks(self, block_ids: set[int]) -> None:
+        keys = {block_id: self.blocks[block_id].block_hash for block_id in block_ids}
+        self._taking_hashes_off = True
+        super().evict_blocks(block_ids)
+        self._taking_hashes_off = False
+        for block_id, key in keys.items():
+            if key is not None:
+                self.swapper.content_lost(block_id, key, last=self._is_gone(key))
+
+    def _is_gone(self, key: Any) -> bool:
+        return self.cached_block_hash_to_block.get_one_block(key) is None
+
+    @override
+    def reset_prefix_cache(self) -> bool:
+        if not super().reset_prefix_cache():
+            return False
+        self.swapper.clear()
         return True

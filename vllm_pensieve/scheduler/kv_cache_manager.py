@@ -1,38 +1,55 @@
-"""vLLM's KV cache manager, for prefixes with holes: the lookup, the block table and its hashes."""
+"""vLLM's KV cache manager, for prefixes with holes and swapped blocks: the lookup, the block table and its hashes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 from vllm.utils.math_utils import cdiv
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
 
 from vllm_pensieve.recovery import Walk
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
-from vllm_pensieve.space.restore_plan import plan_restore
+from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Source, plan_restore
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
     from vllm.v1.request import Request
 
     from vllm_pensieve.metrics import PensieveStats
-    from vllm_pensieve.retention.cost_model import CostModel
+    from vllm_pensieve.space.swapper import Swapper
+
+
+@dataclass(frozen=True)
+class Restore:
+    """A prefix that is not all resident: blocks must be allocated for what is missing, and filled.
+
+    missing: indexes of the blocks to allocate. slots: of those, the ones to load, index -> slot of host memory.
+    """
+
+    plan: RestorePlan
+    missing: list[int]
+    slots: dict[int, int]
+
+    def tokens(self, source: Source, block_size: int) -> int:
+        """Tokens of the prefix that come from this source."""
+        return sum(map(len, self.plan.of(source))) * block_size
 
 
 @dataclass(frozen=True)
 class Lookup:
     """What a lookup found, and what it depends on: a waiting request is looked up again at every step."""
 
-    content_version: int
-    num_tokens: int
+    depends_on: tuple[int, int, int]
     found: tuple[KVCacheBlocks, int, int]
-    walk: Walk | None
+    restore: Restore | None
 
 
 class PensieveKVCacheManager(KVCacheManager):
-    """A KVCacheManager that finds cached blocks behind dropped ones and has the dropped ones computed again.
+    """A KVCacheManager that finds cached blocks behind dropped ones and copies of blocks in host memory.
 
     walks: requests whose prefix has holes, from their lookup until the position has passed the last hole.
     """
@@ -45,20 +62,19 @@ class PensieveKVCacheManager(KVCacheManager):
         cls,
         manager: KVCacheManager,
         stats: PensieveStats,
-        cost_model: CostModel,
-        step_cost_tokens: int,
-        recovery: bool,
+        costs: RestoreCosts,
+        swapper: Swapper | None,
     ) -> None:
         """Turn a new manager, whose pool is ours already, into one of ours in place."""
         assert type(manager) is KVCacheManager, type(manager)
         manager.__class__ = cls
         manager = cast(PensieveKVCacheManager, manager)
         manager.walks = {}
+        manager._restores = {}  # from a request's lookup until its blocks are allocated
         manager._lookups = {}
         manager._stats = stats
-        manager._recovery = recovery
-        manager._cost_model = cost_model
-        manager._step_cost_tokens = step_cost_tokens
+        manager._costs = costs
+        manager._swapper = swapper
         manager._attention = manager.coordinator.single_type_managers[0]
 
     # -- lookup
@@ -66,54 +82,76 @@ class PensieveKVCacheManager(KVCacheManager):
     @override
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
         request_id = request.request_id
+        host_version = self._swapper.host.version if self._swapper else 0
+        now = (self.block_pool.content_version, host_version, request.num_tokens)
         lookup = self._lookups.get(request_id)
-        now = (self.block_pool.content_version, request.num_tokens)
-        if lookup is None or (lookup.content_version, lookup.num_tokens) != now:
-            lookup = self._lookups[request_id] = Lookup(*now, *self._look_up(request))
-        if lookup.walk is None:
-            self.walks.pop(request_id, None)
-        else:
-            self.walks[request_id] = lookup.walk
+        if lookup is None or lookup.depends_on != now:
+            lookup = self._lookups[request_id] = Lookup(now, *self._look_up(request))
+        self.walks.pop(request_id, None)
+        self._restores.pop(request_id, None)
+        if lookup.restore is not None:
+            self._restores[request_id] = lookup.restore
+            if lookup.restore.plan.holes:
+                self.walks[request_id] = Walk.over(lookup.restore.plan, self._costs.block_size)
         return lookup.found
 
-    def _look_up(self, request: Request) -> tuple[tuple[KVCacheBlocks, int, int], Walk | None]:
+    def _look_up(self, request: Request) -> tuple[tuple[KVCacheBlocks, int, int], Restore | None]:
         found = super().get_computed_blocks(request)
         blocks, _, boundary = found
         if not self._may_have_holes(request):
             return found, None
-        table = self._resident_blocks(request, list(blocks.blocks[0]))
-        block_size = self._attention.block_size
-        plan = plan_restore(
-            [not block.is_null for block in table],
-            self._cost_model,
-            block_size,
-            self._step_cost_tokens,
-        )
-        if not plan.holes:
+        table = list(blocks.blocks[0])
+        sources: list[Source | None] = [Source.RESIDENT] * len(table)
+        slots: dict[int, int] = {}
+        for source, block, slot in self._behind(request, len(table)):
+            if slot is not None:
+                slots[len(table)] = slot
+            table.append(block)
+            sources.append(source)
+        plan = plan_restore(sources, self._costs)
+        if not plan.holes and not plan.loads:
             return found, None
-        for hole in plan.holes:
-            table[hole.start : hole.end] = [self.block_pool.null_block] * (hole.end - hole.start)
-        interleaved = self.create_kv_cache_blocks((table[: plan.end],))
-        return (interleaved, plan.end * block_size, boundary), Walk.over(plan, block_size)
+        del table[plan.end :]
+        for run in (*plan.holes, *plan.loads):
+            table[run.start : run.end] = [self.block_pool.null_block] * len(run)
+        restore = Restore(
+            plan,
+            missing=[index for index, block in enumerate(table) if block.is_null],
+            slots={
+                index: slots[index] for run in plan.loads for index in range(run.start, run.end)
+            },
+        )
+        interleaved = self.create_kv_cache_blocks((table,))
+        return (interleaved, plan.end * self._costs.block_size, boundary), restore
 
     def _may_have_holes(self, request: Request) -> bool:
         sampling = request.sampling_params
         return (
-            self._recovery
+            (self._costs.recovery or self._swapper is not None)
             and self.prefix_cache_lookup_enabled(request)
             and not request.mm_features
             and request.prompt_embeds is None
             and (sampling is None or sampling.prompt_logprobs is None)
         )
 
-    def _resident_blocks(self, request: Request, table: list[KVCacheBlock]) -> list[KVCacheBlock]:
-        """The table up to the last block that holds only known tokens; a null block where one is not resident."""
-        pool = self.block_pool
-        last = (request.num_tokens - 1) // self._attention.block_size
-        for block_hash in request.block_hashes[len(table) : last]:
-            hit = pool.get_cached_block(block_hash, [0])
-            table.append(hit[0] if hit else pool.null_block)
-        return table
+    def _behind(
+        self, request: Request, start: int
+    ) -> Iterator[tuple[Source | None, KVCacheBlock, int | None]]:
+        """Where each block from `start` on is, up to the last one that holds only known tokens."""
+        pool, swapper = self.block_pool, self._swapper
+        end = (request.num_tokens - 1) // self._costs.block_size
+        for block_hash in request.block_hashes[start:end]:
+            key = make_block_hash_with_group_id(block_hash, 0)
+            block = pool.cached_block_hash_to_block.get_one_block(key)
+            slot = swapper.host.find(key) if swapper is not None and block is None else None
+            if block is not None:
+                yield Source.RESIDENT, block, None
+            elif slot is not None:
+                yield Source.SWAPPED, pool.null_block, slot
+            elif self._costs.recovery:
+                yield None, pool.null_block, None
+            else:
+                return
 
     # -- allocation
 
@@ -121,51 +159,77 @@ class PensieveKVCacheManager(KVCacheManager):
     def allocate_slots(
         self, request: Request, num_new_tokens: int, *args: Any, **kwargs: Any
     ) -> KVCacheBlocks | None:
+        restore = self._restores.get(request.request_id)
+        if restore is None:
+            new_blocks = super().allocate_slots(request, num_new_tokens, *args, **kwargs)
+        else:
+            new_blocks = self._allocate_prefix(request, restore, num_new_tokens, args, kwargs)
         walk = self.walks.get(request.request_id)
-        if walk is None:
-            return super().allocate_slots(request, num_new_tokens, *args, **kwargs)
-        holes: list[int] = []
-        if not walk.filled:
-            table = kwargs["new_computed_blocks"].blocks[0]
-            holes = [index for index, block in enumerate(table) if block.is_null]
-            # To stock code a null block is one that needs no memory.
-            if not self._fits(request, table, kwargs):
-                return None
-            kwargs["reserved_blocks"] = kwargs.get("reserved_blocks", 0) + len(holes)
-        new_blocks = super().allocate_slots(request, num_new_tokens, *args, **kwargs)
-        if new_blocks is None:
-            return None
-        if not walk.filled:
-            self._fill(request, holes)
-            walk.filled = True
-        self._hash_chunk(request, walk)
+        if walk is not None and new_blocks is not None:
+            self._hash_chunk(request, walk)
         return new_blocks
 
-    def _fits(self, request: Request, table: list[KVCacheBlock], kwargs: dict[str, Any]) -> bool:
-        """Stock's admission gate for the full sequence, with the holes counted."""
-        if not kwargs.get("full_sequence_must_fit"):
-            return True
-        total = cdiv(min(request.num_tokens, self.max_model_len), self._attention.block_size)
+    def _allocate_prefix(
+        self,
+        request: Request,
+        restore: Restore,
+        num_new_tokens: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> KVCacheBlocks | None:
+        # To stock code a null block is one that needs no memory.
+        if not self._fits(request, len(restore.missing), kwargs):
+            return None
+        kwargs["reserved_blocks"] = kwargs.get("reserved_blocks", 0) + len(restore.missing)
+        # What is evicted to make room goes to the host tier and must not take the place of what will be loaded.
+        if self._swapper is not None:
+            self._swapper.host.hold(restore.slots.values())
+        new_blocks = super().allocate_slots(request, num_new_tokens, *args, **kwargs)
+        if new_blocks is not None:
+            self._fill(request, restore)
+            del self._restores[request.request_id]
+        elif self._swapper is not None:
+            self._swapper.host.release(restore.slots.values())
+        return new_blocks
+
+    def _fits(self, request: Request, missing: int, kwargs: dict[str, Any]) -> bool:
+        """Stock's admission gates, with the missing blocks counted."""
+        table = kwargs["new_computed_blocks"].blocks[0]
         in_use = sum(not block.is_null and block.ref_cnt > 0 for block in table)
         watermark = self.watermark_blocks if kwargs.get("has_scheduled_reqs", True) else 0
-        return total - in_use + watermark <= self.block_pool.get_num_free_blocks()
+        needed = len(table) - in_use + kwargs.get("reserved_blocks", 0)
+        if kwargs.get("full_sequence_must_fit"):
+            total = cdiv(min(request.num_tokens, self.max_model_len), self._costs.block_size)
+            needed = max(needed, total - in_use)
+        return needed + watermark <= self.block_pool.get_num_free_blocks()
 
-    def _fill(self, request: Request, holes: list[int]) -> None:
+    def _fill(self, request: Request, restore: Restore) -> None:
+        """Give the request blocks for what is missing, and have the swapped ones loaded."""
+        pool = self.block_pool
         table = self._attention.req_to_blocks[request.request_id]
-        for index, block in zip(holes, self.block_pool.get_new_blocks(len(holes)), strict=True):
+        blocks = pool.get_new_blocks(len(restore.missing))
+        # In ascending order neighbours are often neighbours in memory, which copy faster.
+        blocks.sort(key=lambda block: block.block_id)
+        for index, block in zip(restore.missing, blocks, strict=True):
             table[index] = block
-        self.block_pool.null_block.ref_cnt -= len(holes)  # stock code touched it once for each
+        pool.null_block.ref_cnt -= len(restore.missing)  # stock code touched it once for each
+        for run in restore.plan.loads:
+            # The workers will have loaded it before anything reads it.
+            pool.cache_full_blocks(request, table, run.start, run.end, self._costs.block_size, 0)
+        if self._swapper is not None:
+            for index, slot in restore.slots.items():
+                self._swapper.load(slot, table[index].block_id)
 
     def _hash_chunk(self, request: Request, walk: Walk) -> None:
         """Hash the blocks that this step completes, when it is scheduled: as stock does behind the kept prefix."""
-        block_size = self._attention.block_size
+        block_size = self._costs.block_size
         start, end = (tokens // block_size for tokens in walk.chunk)
         table = self._attention.req_to_blocks[request.request_id]
         self.block_pool.cache_full_blocks(request, table, start, end, block_size, 0)
 
     def hashed_blocks(self, request_id: str, start: int, end: int) -> set[int]:
         """Ids of the request's blocks that have a hash and hold at least one of the tokens [start, end)."""
-        block_size = self._attention.block_size
+        block_size = self._costs.block_size
         table = self._attention.req_to_blocks.get(request_id, [])
         blocks = table[start // block_size : cdiv(end, block_size)]
         return {block.block_id for block in blocks if block.block_hash is not None}
@@ -184,14 +248,18 @@ class PensieveKVCacheManager(KVCacheManager):
 
     def _drop_plan(self, request_id: str) -> None:
         self.walks.pop(request_id, None)
+        self._restores.pop(request_id, None)
         self._lookups.pop(request_id, None)
 
     @override
     def record_prefix_cache_stats(self, request: Request, num_hits: int) -> None:
         """Called once when a request is admitted; the holes in its prefix are no hits."""
-        self._lookups.pop(request.request_id, None)
-        walk = self.walks.get(request.request_id)
-        recovered = walk.hole_tokens if walk else 0
+        lookup = self._lookups.pop(request.request_id, None)
+        restore = lookup.restore if lookup else None
+        block_size = self._costs.block_size
+        recovered = restore.tokens(Source.RECOMPUTED, block_size) if restore else 0
+        swapped = restore.tokens(Source.SWAPPED, block_size) if restore else 0
         super().record_prefix_cache_stats(request, num_hits - recovered)
         if request.num_preemptions == 0:
-            self._stats.count_prompt(request.num_prompt_tokens, num_hits - recovered, recovered)
+            resident = num_hits - recovered - swapped
+            self._stats.count_prompt(request.num_prompt_tokens, resident, swapped, recovered)

@@ -13,23 +13,39 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from vllm_pensieve.compat import model_shape, why_plain_prefixes
+from vllm_pensieve.compat import (
+    flops_per_copied_byte,
+    model_shape,
+    why_plain_prefixes,
+    why_unusual_manager,
+)
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
-from vllm_pensieve.retention import CostModel, make_order
-from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
+from vllm_pensieve.retention import CostModel, EvictionOrder, make_order
+from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, SwappingBlockPool
+from vllm_pensieve.scheduler.hash_log import tainted
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
+from vllm_pensieve.space.clock import StepClock
+from vllm_pensieve.space.host_tier import HostTier
+from vllm_pensieve.space.restore_plan import RestoreCosts
 from vllm_pensieve.space.sessions import SessionTable
+from vllm_pensieve.space.swapper import Swapper
+from vllm_pensieve.swap.connector import PensieveConnector, SwapMetadata, SwapReport, block_bytes
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
     from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
     from vllm.v1.metrics.stats import SchedulerStats
+    from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
 
     from vllm_pensieve.recovery import Walk
 
 logger = init_logger("vllm.pensieve")
+
+# Of idle blocks copied ahead of time beside one step: a burst would hold up the next step.
+AHEAD_BLOCKS_PER_STEP = 64
 
 
 class PensieveMixin(Scheduler):
@@ -38,6 +54,7 @@ class PensieveMixin(Scheduler):
     A request that recovers is a member of `running` like any other; only its position moves differently (recovery.py).
 
     plain_prefixes_because: why holes are not recovered with this model and configuration, or None when they are.
+    swapper: keeps copies of blocks in host memory, or None where there is no host tier.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,7 +69,11 @@ class PensieveMixin(Scheduler):
         self._chunks: dict[str, tuple[int, int]] = {}
         self._jumped: set[str] = set()  # V2 model runner: moved since the worker last heard of them
         self._resend: list[Request] = []
-        self.plain_prefixes_because = why_plain_prefixes(self.vllm_config, self.kv_cache_manager)
+        self._clock = StepClock()
+        self.swapper: Swapper | None = None
+        self.plain_prefixes_because = why_plain_prefixes(
+            self.vllm_config, self.kv_cache_config
+        ) or why_unusual_manager(self.kv_cache_manager)
         if self.plain_prefixes_because is None:
             self._adopt(config)
             # Only a process whose plugin is on stands ready to read them.
@@ -66,23 +87,42 @@ class PensieveMixin(Scheduler):
     def _adopt(self, config: PensieveConfig) -> None:
         """Give the new, unused block pool and KV cache manager our classes."""
         manager = self.kv_cache_manager
+        pool = manager.block_pool
         block_size = manager.coordinator.single_type_managers[0].block_size
         cost_model = CostModel.from_shape(model_shape(self.vllm_config.model_config))
-        order = make_order(config.eviction_policy, cost_model, block_size, config.cost_bucket_ratio)
-        PensieveBlockPool.adopt(manager.block_pool, order, block_size)
-        step_cost_tokens = config.step_cost_tokens
-        PensieveKVCacheManager.adopt(
-            manager, self.pensieve_stats, cost_model, step_cost_tokens, recovery=config.recovery
+
+        def new_order() -> EvictionOrder:
+            return make_order(
+                config.eviction_policy, cost_model, block_size, config.cost_bucket_ratio
+            )
+
+        PensieveBlockPool.adopt(pool, new_order(), block_size, self._clock)
+        load_cost = 0.0
+        if isinstance(self.connector, PensieveConnector) and self.connector.num_slots:
+            # Our copies are ordered against the forward passes, so freed blocks can be used again at once.
+            self.defer_block_free = False
+            self.swapper = Swapper(
+                HostTier(self.connector.num_slots, new_order()), new_order(), self._clock
+            )
+            SwappingBlockPool.attach(pool, self.swapper)
+            load_cost = block_bytes(self.kv_cache_config) * (
+                config.load_cost_flops_per_byte or flops_per_copied_byte()
+            )
+            self._wanted_clean = int(config.ahead_of_time_threshold * pool.num_gpu_blocks)
+        costs = RestoreCosts(
+            cost_model, block_size, config.step_cost_tokens, load_cost, config.recovery
         )
+        PensieveKVCacheManager.adopt(manager, self.pensieve_stats, costs, self.swapper)
         self.walks = manager.walks  # one dict, owned by the manager
         if not config.recovery:
             self.plain_prefixes_because = "recovery is switched off"
         logger.info(
-            "Pensieve: %d blocks of %d tokens in %s order, recovery %s; "
+            "Pensieve: %d blocks of %d tokens in %s order and %d in host memory, recovery %s; "
             "at a depth of %d tokens attention costs as much as all else",
-            manager.block_pool.num_gpu_blocks,
+            pool.num_gpu_blocks,
             block_size,
-            order.name,
+            config.eviction_policy,
+            self.swapper.host.num_slots if self.swapper else 0,
             "on" if config.recovery else "off",
             cost_model.linear / cost_model.attention if cost_model.attention else 0,
         )
@@ -201,15 +241,88 @@ class PensieveMixin(Scheduler):
         self._jumped.discard(request.request_id)
         super()._free_request_blocks(request)
 
+    # -- the host tier
+
+    @override
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        self._clock.tick()
+        return super().schedule(*args, **kwargs)
+
+    @override
+    def _build_kv_connector_meta(
+        self, connector: Any, scheduler_output: SchedulerOutput
+    ) -> KVConnectorMetadata:
+        if self.swapper is None:
+            return super()._build_kv_connector_meta(connector, scheduler_output)
+        pool = self.kv_cache_manager.block_pool
+        clean = pool.free_block_queue.num_free_blocks - self.swapper.dirty_blocks
+        ahead = min(self._wanted_clean - clean, AHEAD_BLOCKS_PER_STEP)
+        plan = self.swapper.take_plan(ahead)
+        # Without this vLLM would have the loads begin after the forward pass.
+        scheduler_output.has_sync_kv_loads |= bool(plan.loads)
+        pool.hash_log.step_scheduled()
+        return SwapMetadata(plan)
+
+    @override
+    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+        self._clock.tick()
+        outputs = super().update_from_output(*args, **kwargs)
+        if self.swapper is not None:
+            self.kv_cache_manager.block_pool.hash_log.step_done()
+        return outputs
+
+    @override
+    def _handle_invalid_blocks(
+        self, invalid_block_ids: set[int], *args: Any, **kwargs: Any
+    ) -> set[str]:
+        """Some blocks could not be loaded: take back whatever rests on them, and begin those requests again."""
+        if self.swapper is None:
+            return super()._handle_invalid_blocks(invalid_block_ids, *args, **kwargs)
+        manager = self.kv_cache_manager
+        pool = manager.block_pool
+        tables = {r.request_id: manager.get_block_ids(r.request_id)[0] for r in self.running}
+        requests, entries = tainted(invalid_block_ids, pool.hash_log.entries(), tables)
+        for entry in entries:
+            if pool.blocks[entry.block_id].block_hash == entry.key:
+                pool.evict_blocks({entry.block_id})
+            slot = self.swapper.host.find(entry.key)
+            if slot is not None:
+                self.swapper.host.discard([slot])
+        # Of a request that was preempted already it is not known whether what is still to come from it is good.
+        for request in self.requests.values():
+            if request.num_stale_output_tokens > 0:
+                request.drop_stale_output = True
+        for request in [r for r in reversed(self.running) if r.request_id in requests]:
+            self.running.remove(request)
+            self._preempt_request(request, time.monotonic(), drop_stale_output=True)
+            self.prev_step_scheduled_req_ids.discard(request.request_id)
+        logger.warning(
+            "Pensieve: %d blocks could not be loaded from host memory; %d requests begin again without them",
+            len(invalid_block_ids),
+            len(requests),
+        )
+        return requests
+
+    @override
+    def _update_from_kv_xfer_finished(self, kv_connector_output: KVConnectorOutput) -> None:
+        super()._update_from_kv_xfer_finished(kv_connector_output)
+        report = kv_connector_output.kv_connector_worker_meta
+        if self.swapper is not None and isinstance(report, SwapReport):
+            self.swapper.host.discard(report.bad_slots)
+
+    @override
+    def reset_connector_cache(self) -> bool:
+        if self.swapper is not None:
+            self.swapper.host.clear()
+        return super().reset_connector_cache()
+
     # -- statistics
 
     @override
     def make_stats(self, *args: Any, **kwargs: Any) -> SchedulerStats | None:
         stats = super().make_stats(*args, **kwargs)
         if stats is not None and self._report_stats:
-            self.pensieve_stats.evictions["dropped"] = (
-                self.kv_cache_manager.block_pool.free_block_queue.evicted_blocks
-            )
+            self._count_swaps()
             if self.pensieve_stats.report_due(time.monotonic()):
                 stats.kv_connector_stats = {
                     **(stats.kv_connector_stats or {}),
@@ -217,13 +330,26 @@ class PensieveMixin(Scheduler):
                 }
         return stats
 
+    def _count_swaps(self) -> None:
+        stats, swapper = self.pensieve_stats, self.swapper
+        if swapper is None:
+            queue = self.kv_cache_manager.block_pool.free_block_queue
+            stats.evictions["dropped"] = queue.evicted_blocks
+            return
+        stats.evictions["host"] = swapper.evicted_to_host
+        stats.evictions["dropped"] = swapper.evicted_to_nowhere + swapper.host.dropped_blocks
+        block = block_bytes(self.kv_cache_config) * self.parallel_config.world_size
+        stats.copied_bytes["store"] = swapper.stored_blocks * block
+        stats.copied_bytes["load"] = swapper.loaded_blocks * block
+
     def _report(self) -> dict[str, Any]:
         pool = self.kv_cache_manager.block_pool
         empty = pool.free_block_queue.empty_blocks
         resident = pool.num_gpu_blocks - 1 - empty  # all but the null block
+        swapped = self.swapper.host.only_copies if self.swapper else 0
         return self.pensieve_stats.report(
             self.parallel_config.data_parallel_rank,
-            {"resident": resident, "free": empty},
+            {"resident": resident, "swapped": swapped, "free": empty},
             len(self.sessions),
             time.monotonic(),
         )

@@ -17,8 +17,9 @@ class RetentionFreeQueue:
     """Free blocks: empty ones leave first (the last freed first), then cached ones as the eviction order says.
 
     Stands in for vLLM's queue: vLLM's block pool calls it and it calls nothing back. A block is cached while it has a
-    hash. An empty block costs O(1), a cached one what the
-    eviction order costs.
+    hash. An empty block costs O(1), a cached one what the eviction order costs.
+
+    last_use_s: for each block, by id, when it last fell out of use.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class RetentionFreeQueue:
         """blocks: all blocks, by id. free: those that are free now, none of them cached, the first to leave first."""
         self.order = order
         self.evicted_blocks = 0
+        self.last_use_s = [0.0] * len(blocks)
         self._blocks = blocks
         self._block_size = block_size
         self._clock = clock
@@ -81,15 +83,17 @@ class RetentionFreeQueue:
 
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         """Add cached blocks that fell out of use now, the deepest of their sequence first."""
-        if blocks:
-            self.order.insert(
-                [block.block_id for block in blocks],
-                [
-                    (block.block_hash_num_tokens or self._block_size) - self._block_size
-                    for block in blocks
-                ],
-                self._clock(),
-            )
+        if not blocks:
+            return
+        now_s = self._clock()
+        block_ids = [block.block_id for block in blocks]
+        for block_id in block_ids:
+            self.last_use_s[block_id] = now_s
+        self.order.insert(block_ids, [self.position(block) for block in blocks], now_s)
+
+    def position(self, block: KVCacheBlock) -> int:
+        """Tokens before this cached block in its sequence."""
+        return (block.block_hash_num_tokens or self._block_size) - self._block_size
 
     def content_lost(self, block: KVCacheBlock) -> None:
         """The block lost its hash: if it is free it is now an empty one."""

@@ -1,11 +1,14 @@
-"""What to do with each run of a request's prefix: use it where it is, or compute it again."""
+"""What to do with each run of a request's prefix: use it where it is, load it, or compute it again."""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby, pairwise
+from typing import TypeAlias
 
 from vllm_pensieve.retention.cost_model import CostModel
 
@@ -14,6 +17,7 @@ class Source(Enum):
     """Where the KV of a run comes from."""
 
     RESIDENT = "resident"
+    SWAPPED = "swapped"
     RECOMPUTED = "recovered"
 
 
@@ -25,10 +29,13 @@ class Run:
     start: int
     end: int
 
+    def __len__(self) -> int:
+        return self.end - self.start
+
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """The kept prefix of one request as runs that follow one another; the last run is resident."""
+    """The kept prefix of one request as runs that follow one another; the last run is not recomputed."""
 
     runs: tuple[Run, ...] = ()
 
@@ -40,47 +47,113 @@ class RestorePlan:
     @property
     def holes(self) -> tuple[Run, ...]:
         """The runs that must be computed again."""
-        return tuple(run for run in self.runs if run.source is Source.RECOMPUTED)
+        return self.of(Source.RECOMPUTED)
+
+    @property
+    def loads(self) -> tuple[Run, ...]:
+        """The runs that are copied from host memory."""
+        return self.of(Source.SWAPPED)
+
+    def of(self, source: Source) -> tuple[Run, ...]:
+        """The runs from this source."""
+        return tuple(run for run in self.runs if run.source is source)
 
     def check_integrity(self) -> None:
-        """AssertionError unless the runs tile [0, end), alternate, and end in a resident one."""
+        """AssertionError unless the runs tile [0, end), alternate, and do not end in a recomputed one."""
         assert not self.runs or (
-            self.runs[0].start == 0 and self.runs[-1].source is Source.RESIDENT
+            self.runs[0].start == 0 and self.runs[-1].source is not Source.RECOMPUTED
         )
         assert all(run.start < run.end for run in self.runs)
         assert all(a.end == b.start and a.source is not b.source for a, b in pairwise(self.runs))
 
 
-def plan_restore(
-    resident: Sequence[bool], cost_model: CostModel, block_size: int, step_cost_tokens: int
-) -> RestorePlan:
-    """Plan the cheapest way to have the prefix whose blocks are resident or dropped.
+@dataclass(frozen=True)
+class RestoreCosts:
+    """What the ways to restore a block cost, in FLOPs of the cost model.
 
-    Whatever stands before the last resident block that is worth using is either used or computed. Using a resident
-    run behind a dropped one saves its computation and costs one engine step, since the position jumps over it; each
-    such run stands alone in that trade, so each is decided alone. A run not worth its step is computed with its
-    neighbours, and at the end of the prefix it is left to the request's own prefill.
-
-    resident: for each block of the prefix, whether it is in memory.
-    step_cost_tokens: cost of a step, in tokens of the linear part of the cost model.
+    step_cost_tokens: one more engine step, in tokens of the linear part of the cost model.
+    load: copying one block from host memory.
+    recovery: whether blocks behind a dropped one may be used at all.
     """
-    step_cost = cost_model.tokens_at_start(step_cost_tokens)
-    used = [False] * len(resident)
+
+    cost_model: CostModel
+    block_size: int
+    step_cost_tokens: int
+    load: float = 0.0
+    recovery: bool = True
+
+    def recompute(self, start: int, end: int) -> float:
+        """FLOPs to compute the blocks [start, end) when everything before them is there."""
+        return self.cost_model.span(start * self.block_size, end * self.block_size)
+
+    @property
+    def step(self) -> float:
+        """FLOPs that an engine step more is worth; infinite where nothing behind a dropped block may be used."""
+        if not self.recovery:
+            return math.inf
+        return self.cost_model.tokens_at_start(self.step_cost_tokens)
+
+    def first_worth_loading(self, blocks: int) -> int:
+        """The first of that many blocks that takes longer to compute than to copy; so do all behind it."""
+        return bisect_left(range(blocks), True, key=lambda i: self.recompute(i, i + 1) > self.load)
+
+
+def plan_restore(found: Sequence[Source | None], costs: RestoreCosts) -> RestorePlan:
+    """Plan the cheapest way to have the prefix whose blocks are resident, swapped or dropped (None).
+
+    Each stretch of blocks of one kind is either used, which costs its copies, or computed. Using one behind a computed
+    one costs an engine step, since the position jumps over it. Whatever is computed at the end of the prefix is left
+    to the request's own prefill.
+    """
+    stretches = _stretches(found, costs)
+    # The cheapest way so far that ends with using, and with computing: cost and the choices made.
+    used: _Way = (0.0, None)
+    computed: _Way = (math.inf, None)
+    for stretch in stretches:
+        jump = computed[0] + costs.step
+        use = (min(used[0], jump) + stretch.use_cost, (True, used if used[0] <= jump else computed))
+        before = used if used[0] <= computed[0] else computed
+        compute = (before[0] + costs.recompute(stretch.start, stretch.end), (False, before))
+        used, computed = use, compute
+    sources: list[Source | None] = []
+    way = used if used[0] < computed[0] else computed
+    for stretch in reversed(stretches):
+        assert way[1] is not None
+        is_used, way = way[1]
+        if is_used or sources:  # from the last one that is used on
+            sources[:0] = [stretch.source if is_used else None] * (stretch.end - stretch.start)
+    return RestorePlan(_runs(sources))
+
+
+_Way: TypeAlias = tuple[float, "tuple[bool, _Way] | None"]
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    source: Source | None
+    start: int
+    end: int
+    use_cost: float
+
+
+def _stretches(found: Sequence[Source | None], costs: RestoreCosts) -> list[_Stretch]:
+    """Maximal stretches of one source; swapped ones are cut where copying begins to be cheaper than computing."""
+    stretches: list[_Stretch] = []
     start = 0
-    for is_resident, blocks in groupby(resident):
-        end = start + sum(1 for _ in blocks)
-        saved = cost_model.span(start * block_size, end * block_size)
-        if is_resident and (start == 0 or saved > step_cost):
-            used[start:end] = [True] * (end - start)
+    cut = costs.first_worth_loading(len(found))
+    for source, group in groupby(found):
+        end = start + sum(1 for _ in group)
+        inner = [cut] if source is Source.SWAPPED and start < cut < end else []
+        for a, b in pairwise([start, *inner, end]):
+            price = {Source.RESIDENT: 0.0, Source.SWAPPED: costs.load * (b - a), None: math.inf}
+            stretches.append(_Stretch(source, a, b, price[source]))
         start = end
-    kept = max((index + 1 for index, use in enumerate(used) if use), default=0)
-    return RestorePlan(_runs(used[:kept]))
+    return stretches
 
 
-def _runs(used: Sequence[bool]) -> tuple[Run, ...]:
+def _runs(sources: Sequence[Source | None]) -> tuple[Run, ...]:
     runs: list[Run] = []
-    for use, blocks in groupby(used):
+    for source, blocks in groupby(sources):
         start = runs[-1].end if runs else 0
-        source = Source.RESIDENT if use else Source.RECOMPUTED
-        runs.append(Run(source, start, start + sum(1 for _ in blocks)))
+        runs.append(Run(source or Source.RECOMPUTED, start, start + sum(1 for _ in blocks)))
     return tuple(runs)

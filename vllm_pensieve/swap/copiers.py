@@ -76,6 +76,10 @@ class Copier(ABC):
         """Have what follows wait for every copy begun so far."""
 
     @abstractmethod
+    def synchronize(self) -> None:
+        """Wait, on the host, until every copy begun so far is done: before the host reads or writes slots itself."""
+
+    @abstractmethod
     def close(self) -> None:
         """Wait for every copy, then give back what copying needs."""
 

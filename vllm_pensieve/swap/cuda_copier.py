@@ -13,7 +13,7 @@ from vllm_pensieve.swap.copiers import Copier, Indexes, Pairs, copy_error
 
 
 class CudaCopier(Copier):
-    """Copies with the GPU's copy engines, from and to pinned memory; the host waits for nothing but `close`.
+    """Copies with the GPU's copy engines, from and to pinned memory; the host waits only where it is told to.
 
     All copies share one stream: a store never runs beside a load (the paper measured 18 to 20 % less each way when
     both run), and a slot is read only after what was stored into it before. Every copy begins when what the main
@@ -68,6 +68,10 @@ class CudaCopier(Copier):
         if self._is_copying:
             self._main_stream().wait_stream(self._stream)
         self._is_copying = self._is_loading = False
+
+    @override
+    def synchronize(self) -> None:
+        self._stream.synchronize()
 
     @override
     def close(self) -> None:

@@ -14,7 +14,10 @@ import torch
 from numba import njit
 from typing_extensions import override
 
+from vllm_pensieve.compat import let_vllm_scan_llvmlite
 from vllm_pensieve.swap.copiers import Copier, CopyError, Indexes, Pairs, copy_error
+
+let_vllm_scan_llvmlite()
 
 _memcpy = ctypes.CDLL(None).memcpy
 _memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -68,6 +71,10 @@ class HostMemoryCopier(Copier):
         wait(begun)
         for copy in begun:
             copy.result()
+
+    @override
+    def synchronize(self) -> None:
+        wait(self._begun + self._loading)
 
     @override
     def close(self) -> None:

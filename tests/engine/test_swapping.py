@@ -1,0 +1,144 @@
+"""Real vLLM with a host tier: prompts come back from host memory, and the answers are those of stock vLLM."""
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def served(serve):
+    return serve(blocks=70, host_blocks=500, settings={"verify_swaps": True})
+
+
+@pytest.fixture
+def prompt(request):
+    from tests.engine.served import tokens
+
+    return tokens(700, seed=hash(request.node.name) % 1000)
+
+
+def push_out(served):
+    """Fill GPU memory with other prompts."""
+    from tests.engine.served import tokens
+
+    push_out.count = getattr(push_out, "count", 0) + 1
+    for i in range(2):
+        served.serve([tokens(1200, seed=10_000 + 10 * push_out.count + i)], output_tokens=1)
+
+
+def test_a_swapped_prompt_gives_the_same_tokens_and_computes_only_its_end(
+    served, prompt, assert_equal
+):
+    served.serve([prompt])
+    push_out(served)
+    before = served.prompt_tokens
+    (output,) = served.serve([prompt])
+    assert_equal(output, prompt)
+    now = served.prompt_tokens
+    assert now["swapped"] - before["swapped"] == 672
+    assert now["new"] - before["new"] == 28
+    served.assert_nothing_left()
+
+
+def test_resident_swapped_recovered_and_new_in_one_prompt(served, prompt, assert_equal):
+    from tests.engine.served import tokens
+
+    served.serve([prompt])
+    push_out(served)
+    served.serve([prompt[:128]], output_tokens=1)
+    forget(served, prompt, range(8, 12))
+    longer = prompt + tokens(100, seed=3)
+    before = served.prompt_tokens
+    (output,) = served.serve([longer])
+    assert_equal(output, longer)
+    now = served.prompt_tokens
+    assert all(now[source] > before[source] for source in now), now
+    assert now["recovered"] - before["recovered"] == 4 * 32
+
+
+def forget(served, prompt, indexes):
+    host = served.scheduler.swapper.host
+    host.discard([host.find(served.keys(prompt)[index]) for index in indexes])
+
+
+# -- faults
+
+
+def test_a_bit_that_flips_in_host_memory_is_found_and_the_block_computed_again(
+    served, prompt, assert_equal, caplog_vllm
+):
+    served.serve([prompt])
+    push_out(served)
+    host = served.scheduler.swapper.host
+    slot = host.find(served.keys(prompt)[5])
+    served.connector.worker.copier._host[2][slot, 17] ^= 4
+    (output,) = served.serve([prompt])
+    assert_equal(output, prompt)
+    assert "have changed" in caplog_vllm.text
+    served.assert_nothing_left()
+    (again,) = served.serve([prompt])
+    assert_equal(again, prompt)
+
+
+@pytest.mark.parametrize("call", ["store", "load", "wait_for_layer", "store_ahead", "fence"])
+def test_a_copy_that_fails_costs_a_computation_and_nothing_else(
+    served, prompt, assert_equal, monkeypatch, call
+):
+    from vllm_pensieve.swap.copiers import CopyError
+
+    copier = served.connector.worker.copier
+    failures = []
+    real = getattr(copier, call)
+
+    def fail_at_times(*args):
+        if len(failures) < 3:
+            failures.append(call)
+            real(*args)
+            raise CopyError("injected")
+        return real(*args)
+
+    served.serve([prompt])
+    monkeypatch.setattr(copier, call, fail_at_times)
+    push_out(served)
+    outputs = served.serve([prompt, [*prompt, 5, 6]])
+    monkeypatch.undo()
+    assert failures
+    assert_equal(outputs[0], prompt)
+    assert_equal(outputs[1], [*prompt, 5, 6])
+    push_out(served)
+    (again,) = served.serve([prompt])
+    assert_equal(again, prompt)
+    served.assert_nothing_left()
+
+
+def test_a_copy_that_dawdles_is_waited_for(served, prompt, assert_equal, monkeypatch):
+    import time
+
+    from vllm_pensieve.swap import host_copier
+
+    copy = host_copier._copy
+
+    def slowly(*args):
+        time.sleep(0.02)
+        copy(*args)
+
+    served.serve([prompt])
+    monkeypatch.setattr(host_copier, "_copy", slowly)
+    push_out(served)
+    (output,) = served.serve([prompt])
+    assert_equal(output, prompt)
+    served.assert_nothing_left()
+
+
+def test_more_host_memory_than_there_is_is_refused_with_both_numbers(serve):
+    from vllm_pensieve.config import ConfigError
+
+    with pytest.raises(ConfigError, match=r"1000000.*GiB are available"):
+        serve(settings={"host_cache_gib": 1_000_000})
+
+
+def test_a_host_tier_too_small_for_a_block_is_refused(serve):
+    from vllm_pensieve.config import ConfigError
+
+    with pytest.raises(ConfigError, match="holds no block"):
+        serve(settings={"host_cache_gib": 1e-6})

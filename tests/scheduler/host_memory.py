@@ -1,0 +1,65 @@
+"""Host memory on the fake device: carries out each step's swap plan, at the earliest or the latest moment allowed."""
+
+import random
+
+import numpy as np
+
+from tests.scheduler.device import UNWRITTEN, FakeDevice
+from vllm_pensieve.space.swap_plan import SwapPlan
+
+
+class FakeHostMemory:
+    """Slots as the device's blocks have them. A bad slot is one that could not be stored, or that has changed.
+
+    fail_stores, fail_loads: chance that a copy does not happen and is reported.
+    """
+
+    def __init__(self, device: FakeDevice, num_slots: int, seed: int = 0) -> None:
+        self.device = device
+        self.slots = np.full((num_slots, device.block_tokens), UNWRITTEN, dtype=np.int64)
+        self.fail_stores = self.fail_loads = 0.0
+        self.failed_loads = self.failed_stores = 0
+        self.stored = self.loaded = 0
+        self._random = random.Random(seed)
+        self._bad: set[int] = set()
+        self._ahead: list[tuple[int, int]] = []  # begun beside the step before, still going on
+
+    def begin_step(self, plan: SwapPlan) -> tuple[set[int], set[int]]:
+        """Everything up to the forward pass. The blocks that were not loaded, and the slots found bad."""
+        plan.check_integrity()
+        new_bad = self._store(self._ahead)
+        self._ahead = []
+        new_bad |= self._store(plan.stores)
+        bad_blocks = set()
+        for slot, block in plan.loads:
+            if slot in self._bad or self._random.random() < self.fail_loads:
+                self.failed_loads += 1
+                new_bad.add(slot)
+                bad_blocks.add(block)
+                self.device.poison([block])
+            else:
+                self.device.contents(block)[:] = self.slots[slot]
+                self.loaded += 1
+        self._bad |= new_bad
+        return bad_blocks, new_bad
+
+    def end_step(self, plan: SwapPlan) -> set[int]:
+        """The copies ahead of time are made now, or only before the next step overwrites anything."""
+        if self._random.random() < 0.5:
+            return self._store(plan.ahead)
+        self._ahead = list(plan.ahead)
+        return set()
+
+    def _store(self, copies) -> set[int]:
+        bad = set()
+        for block, slot in copies:
+            if self._random.random() < self.fail_stores:
+                self.failed_stores += 1
+                self.slots[slot] = UNWRITTEN
+                bad.add(slot)
+            else:
+                self.slots[slot] = self.device.contents(block)
+                self.stored += 1
+                self._bad.discard(slot)
+        self._bad |= bad
+        return bad

@@ -1,0 +1,177 @@
+"""The host tier: slots of host memory that hold copies of blocks, found by the blocks' keys."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from enum import Enum
+
+from vllm_pensieve.retention.eviction_order import EvictionOrder
+
+
+class Beside(Enum):
+    """What there is of a block beside its copy in host memory."""
+
+    BUSY = "in GPU memory and in use"
+    IDLE = "in GPU memory and unused"
+    NOTHING = "nothing: the copy is the only one"
+
+
+class HostTier:
+    """Which slot holds the copy of which block, and which copy gives way to a new one.
+
+    Room is made from free slots, then from copies of busy blocks (the longest busy first: such a block can be stored
+    again), then from only copies in the eviction order, at last from copies of idle blocks, which would have to be
+    stored again before they can leave GPU memory. Held slots never give way: the step being built reads them.
+
+    version: changes whenever `find` could give another answer than before.
+    dropped_blocks: only copies that gave way so far.
+    """
+
+    def __init__(self, num_slots: int, order: EvictionOrder) -> None:
+        self.num_slots = num_slots
+        self.version = 0
+        self.dropped_blocks = 0
+        self._only = order
+        self._busy: OrderedDict[int, None] = OrderedDict()
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._held: dict[int, tuple[Beside, float]] = {}  # state to enter when released, last use
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._slot_of: dict[Hashable, int] = {}
+        self._key_of: dict[int, Hashable] = {}
+        self._position_of: dict[int, int] = {}
+        self._last_use_s: dict[int, float] = {}  # of only copies
+
+    def find(self, key: Hashable) -> int | None:
+        """The slot with a copy of the block of this key, or None."""
+        return self._slot_of.get(key)
+
+    # -- storing
+
+    @property
+    def room(self) -> int:
+        """Copies that can be stored before one of an idle block must give way."""
+        return len(self._free) + len(self._busy) + len(self._only)
+
+    def store(self, key: Hashable, position: int, now_s: float) -> int | None:
+        """A slot for a copy of an idle block that is made now; None if every slot is held.
+
+        position: tokens before the block.
+        """
+        assert key not in self._slot_of, key
+        slot = self._take_slot(now_s)
+        if slot is not None:
+            self._slot_of[key], self._key_of[slot], self._position_of[slot] = slot, key, position
+            self._idle[slot] = None
+            self.version += 1
+        return slot
+
+    def _take_slot(self, now_s: float) -> int | None:
+        if self._free:
+            return self._free.pop()
+        if self._busy:
+            slot = next(iter(self._busy))
+        elif len(self._only):
+            slot = self._only.peek(1, now_s)[0]
+            self.dropped_blocks += 1
+        elif self._idle:
+            slot = next(iter(self._idle))
+        else:
+            return None
+        self._forget(slot)
+        return slot
+
+    # -- what happens to the block in GPU memory
+
+    def block_in_use(self, slot: int) -> None:
+        """The block is in GPU memory and in use from now on."""
+        self._enter(slot, Beside.BUSY)
+
+    def block_idle(self, slot: int) -> None:
+        """The block is in GPU memory and fell out of use."""
+        self._enter(slot, Beside.IDLE)
+
+    def block_gone(self, slot: int, last_use_s: float) -> None:
+        """The block left GPU memory."""
+        self._enter(slot, Beside.NOTHING, last_use_s)
+
+    def _enter(self, slot: int, state: Beside, last_use_s: float = 0.0) -> None:
+        if slot in self._held:
+            self._held[slot] = (state, last_use_s)
+            return
+        self._leave_state(slot)
+        if state is Beside.BUSY:
+            self._busy[slot] = None
+        elif state is Beside.IDLE:
+            self._idle[slot] = None
+        else:
+            self._only.insert([slot], [self._position_of[slot]], last_use_s)
+            self._last_use_s[slot] = last_use_s
+
+    # -- loading
+
+    def hold(self, slots: Iterable[int]) -> None:
+        """Keep these only copies from giving way until they are released."""
+        for slot in slots:
+            last_use_s = self._last_use_s[slot]
+            self._leave_state(slot)
+            self._held[slot] = (Beside.NOTHING, last_use_s)
+
+    def release(self, slots: Iterable[int]) -> None:
+        """Their step is built, or they are not wanted after all."""
+        for slot in slots:
+            if slot in self._held:
+                self._enter(slot, *self._held.pop(slot))
+
+    # -- giving up
+
+    def discard(self, slots: Iterable[int]) -> None:
+        """The copies in these slots are not good, or not wanted: nobody finds them any more."""
+        for slot in slots:
+            if slot in self._key_of:
+                self._forget(slot)
+                self._free.append(slot)
+
+    def clear(self) -> None:
+        """Give up every copy."""
+        self.discard(list(self._key_of))
+
+    def _forget(self, slot: int) -> None:
+        self._leave_state(slot)
+        self._only.forget(slot)
+        del self._slot_of[self._key_of.pop(slot)], self._position_of[slot]
+        self.version += 1
+
+    def _leave_state(self, slot: int) -> None:
+        if slot in self._busy:
+            del self._busy[slot]
+        elif slot in self._idle:
+            del self._idle[slot]
+        elif slot in self._held:
+            del self._held[slot]
+        elif slot in self._only:
+            self._only.remove(slot)
+            del self._last_use_s[slot]
+
+    # -- counts
+
+    @property
+    def only_copies(self) -> int:
+        """Blocks that are nowhere but here."""
+        held = sum(state is Beside.NOTHING for state, _ in self._held.values())
+        return len(self._only) + held
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def check_integrity(self) -> None:
+        """AssertionError if a slot is in two states or none, or the indexes contradict each other. For tests."""
+        self._only.check_integrity()
+        only = set(self._only.peek(len(self._only), math.inf))
+        states = [set(self._free), set(self._busy), set(self._idle), set(self._held), only]
+        assert sum(map(len, states)) == self.num_slots == len(set().union(*states))
+        assert set(self._key_of) == set(range(self.num_slots)) - states[0]
+        assert set(self._position_of) == set(self._key_of)
+        assert set(self._last_use_s) == only
+        assert {key: slot for slot, key in self._key_of.items()} == self._slot_of

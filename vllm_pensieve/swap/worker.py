@@ -1,0 +1,188 @@
+"""A worker's side of the host tier: carries out each step's plan on its part of the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from vllm.logger import init_logger
+
+from vllm_pensieve.space.swap_plan import SwapPlan
+from vllm_pensieve.swap.checksums import SlotChecksums
+from vllm_pensieve.swap.copiers import Copier, CopyError, make_copier
+from vllm_pensieve.swap.host_memory import allocate_slots
+from vllm_pensieve.swap.layout import block_rows
+
+logger = init_logger("vllm.pensieve")
+
+NO_PLAN = SwapPlan()
+
+
+class SwapWorker:
+    """Copies between the blocks of one worker's KV cache and its slots of host memory.
+
+    A copy that fails, or does not have the checksum it was stored with, is reported and never served: the slot is bad
+    until something is stored in it, and a load from a bad slot fails.
+
+    layers: index of a layer's copy by the layer's name.
+    checksums: of what was stored in each slot, or None to trust host memory.
+    """
+
+    def __init__(
+        self, copier: Copier, layers: Mapping[str, int], checksums: SlotChecksums | None
+    ) -> None:
+        self.copier = copier
+        self._layers = layers
+        self._checksums = checksums
+        self._plan = NO_PLAN
+        self._ahead: Sequence[tuple[int, int]] = ()  # begun in the step before
+        self._loading: Sequence[tuple[int, int]] = ()
+        self._bad_slots: set[int] = set()
+        self._new_bad_slots: set[int] = set()
+        self._bad_blocks: set[int] = set()
+
+    @classmethod
+    def over(
+        cls,
+        kv_caches: Mapping[str, torch.Tensor],
+        num_blocks: int,
+        num_slots: int,
+        verify: bool,
+    ) -> SwapWorker:
+        """For a worker's KV cache, as vLLM registers it.
+
+        Raises:
+            UnaddressableLayoutError: blocks cannot be copied as bytes.
+            NotEnoughHostMemoryError: there is not that much host memory.
+        """
+        rows: list[torch.Tensor] = []
+        layers: dict[str, int] = {}
+        row_of: dict[int, int] = {}  # by address: layers may share one cache
+        for name, layer_rows in block_rows(kv_caches, num_blocks).items():
+            address = layer_rows.data_ptr()
+            if address not in row_of:
+                row_of[address] = len(rows)
+                rows.append(layer_rows)
+            layers[name] = row_of[address]
+        slots = allocate_slots(
+            num_slots, [row.shape[1] for row in rows], pin=rows[0].device.type == "cuda"
+        )
+        slot_bytes = sum(row.shape[1] for row in rows)
+        logger.info(
+            "Pensieve: %.2f GiB of host memory for %d blocks of %d KiB",
+            num_slots * slot_bytes / 2**30,
+            num_slots,
+            slot_bytes // 1024,
+        )
+        return cls(make_copier(rows, slots), layers, SlotChecksums(slots) if verify else None)
+
+    # -- a step, in this order
+
+    def begin_step(self, plan: SwapPlan) -> None:
+        """Save what this step overwrites. Nothing of the step has been launched yet."""
+        self._plan = plan
+        try:
+            self.copier.fence()
+            self._stored(self._ahead)
+        except CopyError as error:
+            self._store_failed(self._ahead, error)
+        self._ahead = ()
+        if plan.stores:
+            try:
+                self.copier.store(plan.stores)
+                self._stored(plan.stores)
+            except CopyError as error:
+                self._store_failed(plan.stores, error)
+
+    def begin_loads(self, layer_by_layer: bool) -> None:
+        """Begin to bring in what this step reads.
+
+        layer_by_layer: whether `wait_for_layer` will be called before each layer reads; else all must be there before
+        anything that is launched from now on.
+        """
+        self._loading = self._loadable(self._plan.loads)
+        if not self._loading:
+            return
+        try:
+            self.copier.load(self._loading)
+            if not layer_by_layer:
+                self.copier.wait_for_load()
+        except CopyError as error:
+            self._load_failed(error)
+
+    def wait_for_layer(self, name: str) -> None:
+        """Before this layer reads its KV cache."""
+        if self._loading:
+            try:
+                self.copier.wait_for_layer(self._layers[name])
+            except CopyError as error:
+                self._load_failed(error)
+
+    def end_step(self) -> None:
+        """The forward pass has been launched, or there is none."""
+        if self._loading:
+            try:
+                self.copier.wait_for_load()
+            except CopyError as error:
+                self._load_failed(error)
+            self._loading = ()
+        if self._plan.ahead:
+            self._ahead = self._plan.ahead
+            try:
+                self.copier.store_ahead(self._ahead)
+            except CopyError as error:
+                self._store_failed(self._ahead, error)
+                self._ahead = ()
+        self._plan = NO_PLAN
+
+    # -- what went wrong
+
+    def take_bad_blocks(self) -> set[int]:
+        """Blocks that should have been loaded and were not, since the last call."""
+        bad, self._bad_blocks = self._bad_blocks, set()
+        return bad
+
+    def take_bad_slots(self) -> set[int]:
+        """Slots that became bad since the last call."""
+        bad, self._new_bad_slots = self._new_bad_slots, set()
+        return bad
+
+    def _loadable(self, loads: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        bad = {slot for slot, _ in loads if slot in self._bad_slots}
+        if self._checksums is not None and loads:
+            self.copier.synchronize()
+            mismatched = self._checksums.mismatched(slot for slot, _ in loads if slot not in bad)
+            if mismatched:
+                logger.error("Pensieve: %d blocks in host memory have changed", len(mismatched))
+            bad |= mismatched
+        if not bad:
+            return loads
+        self._mark_bad(bad)
+        self._bad_blocks |= {block for slot, block in loads if slot in bad}
+        return [(slot, block) for slot, block in loads if slot not in bad]
+
+    def _stored(self, copies: Sequence[tuple[int, int]]) -> None:
+        slots = [slot for _, slot in copies]
+        self._bad_slots.difference_update(slots)
+        if self._checksums is not None and slots:
+            self.copier.synchronize()
+            self._checksums.record(slots)
+
+    def _store_failed(self, copies: Sequence[tuple[int, int]], error: CopyError) -> None:
+        logger.error("Pensieve: %d blocks are not in host memory: %s", len(copies), error)
+        self._mark_bad(slot for _, slot in copies)
+
+    def _load_failed(self, error: CopyError) -> None:
+        logger.error("Pensieve: %d blocks will be computed again: %s", len(self._loading), error)
+        self._mark_bad(slot for slot, _ in self._loading)
+        self._bad_blocks |= {block for _, block in self._loading}
+        self._loading = ()
+
+    def _mark_bad(self, slots: Iterable[int]) -> None:
+        new = set(slots)
+        self._bad_slots |= new
+        self._new_bad_slots |= new
+
+    def close(self) -> None:
+        """Wait for all copies and give back what copying needs."""
+        self.copier.close()
