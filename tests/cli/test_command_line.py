@@ -34,6 +34,7 @@ def test_help_names_the_commands():
     answer = pensieve("--help")
     assert answer.returncode == 0
     assert "compare" in answer.stdout
+    assert "bench" in answer.stdout
     assert "serve" in answer.stdout
 
 
@@ -62,6 +63,13 @@ def test_bad_input_is_refused(tmp_path, arguments, message):
     assert "Traceback" not in answer.stderr
     assert len(answer.stderr.splitlines()) <= 2
     assert not out.exists()
+
+
+def test_bad_input_of_a_benchmark_is_refused():
+    answer = pensieve("bench", "transfers", "--blocks", "some")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("pensieve: --blocks 'some': give numbers above 0")
+    assert len(answer.stderr.splitlines()) == 1
 
 
 def test_a_malformed_dataset_is_named_with_its_record(tmp_path):

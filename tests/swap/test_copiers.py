@@ -84,9 +84,20 @@ class World:
         self.copier.fence()
         self._only_fenced, self._loading = set(), set()
 
+    def synchronize(self) -> None:
+        """From here on the host may read and write slots itself."""
+        self.copier.synchronize()
+        self._check_host()
+        for slots, expected in zip(self.host, self.expected_host, strict=True):
+            slots[0] = 7
+            expected[0] = 7
+
     def check(self) -> None:
         self.copier.close()
         assert contents(self.rows) == [layer.tolist() for layer in self.expected_rows]
+        self._check_host()
+
+    def _check_host(self) -> None:
         assert contents(self.host) == [layer.tolist() for layer in self.expected_host]
 
     @staticmethod
@@ -106,7 +117,7 @@ calls = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["store", "store_ahead", "load"]), blocks_and_slots),
         st.tuples(st.just("compute"), st.integers(0, BLOCKS - 1), st.booleans()),
-        st.tuples(st.just("fence")),
+        st.tuples(st.sampled_from(["fence", "synchronize"])),
     ),
     max_size=12,
 )
@@ -277,6 +288,17 @@ def test_a_failed_load_is_told_by_the_fence_also_after_another_load(copier_and_s
     copier.load([(3, 3)])
     copier.wait_for_load()
     with pytest.raises(CopyError, match="the load of 2 blocks failed"):
+        copier.fence()
+    check_usable(copier, rows, host)
+
+
+def test_waiting_on_the_host_keeps_an_error_for_the_fence(copier_and_sides, monkeypatch):
+    copier, rows, host = copier_and_sides
+    with monkeypatch.context() as patch:
+        patch.setattr(host_copier, "copy_rows", fail_to_copy)
+        copier.store_ahead([(0, 0)])
+        copier.synchronize()
+    with pytest.raises(CopyError, match="the store of 1 blocks failed"):
         copier.fence()
     check_usable(copier, rows, host)
 

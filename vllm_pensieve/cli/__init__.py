@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from vllm_pensieve.cli.bench import app as bench_app
 from vllm_pensieve.cli.compare import compare as compare_command
 from vllm_pensieve.cli.serve import serve as serve_command
 from vllm_pensieve.workloads.errors import UsageError
@@ -24,6 +25,7 @@ app.command("serve", context_settings={"ignore_unknown_options": True, "allow_ex
     serve_command
 )
 app.command("compare")(compare_command)
+app.add_typer(bench_app)
 
 
 def main() -> None:

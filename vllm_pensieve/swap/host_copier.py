@@ -45,12 +45,10 @@ class HostMemoryCopier(Copier):
     def load(self, pairs: Pairs) -> None:
         if not pairs:
             return
-        slots, blocks = self._load_indexes(pairs)
+        indexes = _by_source(*self._load_indexes(pairs))
         self._begun = [copy for copy in self._begun + self._loading if not _went_well(copy)]
-        self._loading = [
-            self._thread.submit(_copy, "load", [host], slots, [rows], blocks)
-            for host, rows in zip(self._host, self._rows, strict=True)
-        ]
+        self._loading = [Future() for _ in self._rows]
+        self._thread.submit(self._load_layers, *indexes, self._loading)
 
     @override
     def wait_for_layer(self, layer: int) -> None:
@@ -59,8 +57,8 @@ class HostMemoryCopier(Copier):
 
     @override
     def wait_for_load(self) -> None:
-        for copy in self._loading:
-            self._wait_for_loading(copy)
+        if self._loading:
+            self._wait_for_loading(self._loading[-1])
 
     @override
     def store_ahead(self, pairs: Pairs) -> None:
@@ -86,41 +84,57 @@ class HostMemoryCopier(Copier):
             self._thread.shutdown()
 
     def _begin_store(self, pairs: Pairs) -> Future[None]:
-        blocks, slots = self._store_indexes(pairs)
-        return self._thread.submit(_copy, "store", self._rows, blocks, self._host, slots)
+        return self._thread.submit(self._store_layers, *_by_source(*self._store_indexes(pairs)))
 
     def _wait_for_loading(self, copy: Future[None]) -> None:
         try:
             copy.result()
         except CopyError:
-            for other in self._loading:
-                other.cancel()
             wait(self._loading)
             self._loading = []
             raise
 
+    # -- in the thread
+
+    def _store_layers(self, blocks: Indexes, slots: Indexes) -> None:
+        try:
+            for rows, host in zip(self._rows, self._host, strict=True):
+                _copy(rows, blocks, host, slots)
+        except Exception as error:
+            raise copy_error("store", len(blocks), error) from error
+
+    def _load_layers(self, slots: Indexes, blocks: Indexes, loaded: Sequence[Future[None]]) -> None:
+        """Complete the future of each layer; from one that fails on, all of them fail."""
+        failed: CopyError | None = None
+        for host, rows, layer_loaded in zip(self._host, self._rows, loaded, strict=True):
+            try:
+                if failed is None:
+                    _copy(host, slots, rows, blocks)
+            except Exception as error:
+                failed = copy_error("load", len(slots), error)
+                failed.__cause__ = error
+            if failed is None:
+                layer_loaded.set_result(None)
+            else:
+                layer_loaded.set_exception(failed)
+
+
+def _by_source(from_rows: Indexes, to_rows: Indexes) -> tuple[Indexes, Indexes]:
+    """Scattered reads cost more than scattered writes, so the source is read front to back."""
+    order = np.argsort(from_rows, kind="stable")
+    return from_rows[order], to_rows[order]
+
 
 def _copy(
-    direction: str,
-    sources: Sequence[torch.Tensor],
-    from_rows: Indexes,
-    destinations: Sequence[torch.Tensor],
-    to_rows: Indexes,
+    source: torch.Tensor, from_rows: Indexes, destination: torch.Tensor, to_rows: Indexes
 ) -> None:
-    try:
-        # Scattered reads cost more than scattered writes, so the source is read front to back.
-        order = np.argsort(from_rows, kind="stable")
-        from_rows, to_rows = from_rows[order], to_rows[order]
-        for source, destination in zip(sources, destinations, strict=True):
-            copy_rows(
-                (source.data_ptr(), source.stride(0)),
-                from_rows,
-                (destination.data_ptr(), destination.stride(0)),
-                to_rows,
-                source.shape[1],
-            )
-    except Exception as error:
-        raise copy_error(direction, len(from_rows), error) from error
+    copy_rows(
+        (source.data_ptr(), source.stride(0)),
+        from_rows,
+        (destination.data_ptr(), destination.stride(0)),
+        to_rows,
+        source.shape[1],
+    )
 
 
 @njit(nogil=True)

@@ -1,0 +1,75 @@
+"""How much KV a model has, read from its config.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_pensieve import demo_model
+from vllm_pensieve.demo_model import DEMO_MODEL_NAME
+from vllm_pensieve.workloads.errors import UsageError
+
+BYTES_BY_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
+DEFAULT_DTYPE = "bfloat16"
+
+
+@dataclass(frozen=True)
+class KvShape:
+    """Layers of a model, and bytes of keys and values that each keeps for a token."""
+
+    layers: int
+    layer_bytes_per_token: int
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of all layers."""
+        return self.layers * self.layer_bytes_per_token
+
+
+def kv_shape(model: str) -> KvShape:
+    """The shape of the demo model for "demo", or of the model whose config.json (or folder) this is.
+
+    Keys and values are counted in the model's own number format, 2 bytes if it names none.
+    Raises UsageError if there is no such file, or it does not describe a model with keys and values by head.
+    """
+    if model == DEMO_MODEL_NAME:
+        return KvShape(demo_model.LAYERS, demo_model.KV_BYTES_PER_TOKEN // demo_model.LAYERS)
+    path = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--model {model}: cannot be read ({error}); give `demo` or a config.json"
+        ) from error
+    return _shape(config, model)
+
+
+def _shape(config: Any, model: str) -> KvShape:
+    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
+        config = config["text_config"]
+    if not isinstance(config, dict) or config.get("kv_lora_rank"):
+        raise UsageError(f"--model {model}: not the configuration of a model with KV heads")
+    layers, heads = _count(config, "num_hidden_layers"), _count(config, "num_attention_heads")
+    kv_heads = _count(config, "num_key_value_heads") or heads
+    hidden, head_dim = _count(config, "hidden_size"), _count(config, "head_dim")
+    if not head_dim and hidden and heads:
+        head_dim = hidden // heads
+    if not (layers and kv_heads and head_dim):
+        raise UsageError(
+            f"--model {model}: needs num_hidden_layers, num_attention_heads, and hidden_size or head_dim "
+            "as numbers above 0"
+        )
+    dtype = config.get("dtype") or config.get("torch_dtype") or DEFAULT_DTYPE
+    if dtype not in BYTES_BY_DTYPE:
+        raise UsageError(
+            f"--model {model}: number format {dtype!r}; known: {', '.join(BYTES_BY_DTYPE)}"
+        )
+    return KvShape(layers, 2 * kv_heads * head_dim * BYTES_BY_DTYPE[dtype])
+
+
+def _count(config: dict[str, Any], name: str) -> int:
+    """The number of this name, 0 if there is none."""
+    value = config.get(name)
+    return value if isinstance(value, int) and value > 0 else 0
