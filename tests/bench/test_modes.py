@@ -58,3 +58,11 @@ def test_host_memory_goes_to_every_mode_that_swaps_and_to_no_other():
         "cpu_bytes_to_use": 2 << 30,
         "offload_prompt_only": False,
     }
+
+
+def test_every_mode_has_a_colour_and_a_marker_of_its_own():
+    from vllm_pensieve.bench.figures import MODE_COLOURS, MODE_MARKERS
+
+    for table in (MODE_COLOURS, MODE_MARKERS):
+        assert set(table) == set(MODES)
+        assert len(set(table.values())) == len(table)

@@ -12,14 +12,18 @@ if TYPE_CHECKING:
 MODE_COLOURS = {
     "vllm": "#7f7f7f",
     "vllm-apc": "#e69f00",
+    "vllm-offload": "#000000",
     "pensieve": "#0072b2",
+    "pensieve-no-swap": "#56b4e9",
     "pensieve-lru": "#cc79a7",
     "pensieve-no-recovery": "#009e73",
 }
 MODE_MARKERS = {
     "vllm": "s",
     "vllm-apc": "^",
+    "vllm-offload": "P",
     "pensieve": "o",
+    "pensieve-no-swap": "X",
     "pensieve-lru": "D",
     "pensieve-no-recovery": "v",
 }

@@ -11,8 +11,8 @@ class SwapPlan:
 
     stores: (block, slot) of blocks that this step overwrites; made before anything else.
     loads: (slot, block); begun after the stores, done for a layer before the forward pass reads that layer.
-    ahead: (block, slot) of unused blocks that are likely to leave next; made beside the forward pass or after it, and
-        done before the next step overwrites a block or reads a slot.
+    ahead: (block, slot) of unused blocks that are likely to leave next, which this step does not write; made beside
+        the forward pass, and done before the next step overwrites a block or reads a slot.
     """
 
     stores: tuple[tuple[int, int], ...] = ()

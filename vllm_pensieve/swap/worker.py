@@ -93,6 +93,8 @@ class SwapWorker:
                 self._stored(plan.stores)
             except CopyError as error:
                 self._store_failed(plan.stores, error)
+        if not plan.loads:
+            self._begin_ahead()
 
     def begin_loads(self, layer_by_layer: bool) -> None:
         """Begin to bring in what this step reads.
@@ -101,14 +103,15 @@ class SwapWorker:
         anything that is launched from now on.
         """
         self._loading = self._loadable(self._plan.loads)
-        if not self._loading:
-            return
-        try:
-            self.copier.load(self._loading)
-            if not layer_by_layer:
-                self.copier.wait_for_load()
-        except CopyError as error:
-            self._load_failed(error)
+        if self._loading:
+            try:
+                self.copier.load(self._loading)
+                if not layer_by_layer:
+                    self.copier.wait_for_load()
+            except CopyError as error:
+                self._load_failed(error)
+        if self._plan.loads:
+            self._begin_ahead()
 
     def wait_for_layer(self, name: str) -> None:
         """Before this layer reads its KV cache."""
@@ -126,6 +129,10 @@ class SwapWorker:
             except CopyError as error:
                 self._load_failed(error)
             self._loading = ()
+        self._plan = NO_PLAN
+
+    def _begin_ahead(self) -> None:
+        """Before the forward pass is launched, behind this step's loads: so the copies are made beside it."""
         if self._plan.ahead:
             self._ahead = self._plan.ahead
             try:
@@ -133,7 +140,6 @@ class SwapWorker:
             except CopyError as error:
                 self._store_failed(self._ahead, error)
                 self._ahead = ()
-        self._plan = NO_PLAN
 
     # -- what went wrong
 
