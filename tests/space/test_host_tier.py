@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vllm_pensieve.retention import CostModel, make_order
 from vllm_pensieve.space.host_tier import HostTier
-from vllm_pensieve.space.swapper import Swapper
+from vllm_pensieve.space.swapper import Evicted, Swapper
 
 BLOCK = 32
 COST = CostModel(linear=1.0, attention=0.01)
@@ -135,7 +135,7 @@ class PoolAndTier(RuleBasedStateMachine):
     def evict(self, data):
         block = data.draw(st.sampled_from(sorted(self.idle)))
         key, position = self.idle.pop(block)
-        self.swapper.evicted(block, key, position, self.now, last=not self.holders(key))
+        self.swapper.evicted([Evicted(block, key, position, self.now, not self.holders(key))])
 
     @precondition(lambda self: self.idle)
     @rule(data=st.data())

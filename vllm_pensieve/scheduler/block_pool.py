@@ -11,7 +11,7 @@ from vllm.v1.core.block_pool import BlockPool
 from vllm_pensieve.retention.eviction_order import EvictionOrder
 from vllm_pensieve.scheduler.hash_log import HashLog
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
-from vllm_pensieve.space.swapper import Swapper
+from vllm_pensieve.space.swapper import Evicted, Swapper
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
@@ -40,19 +40,20 @@ class PensieveBlockPool(BlockPool):
         pool.content_version = 0
 
     @override
-    def _insert_block_hash(self, *args: Any, **kwargs: Any) -> None:
-        super()._insert_block_hash(*args, **kwargs)
+    def cache_full_blocks(self, *args: Any, **kwargs: Any) -> None:
+        super().cache_full_blocks(*args, **kwargs)
         self.content_version += 1
 
     @override
-    def _remove_cached_block_hashes(self, block: KVCacheBlock) -> Any:
-        if block.block_hash is not None:
+    def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
+        if num_blocks > self.free_block_queue.empty_blocks:
             self.content_version += 1
-        return super()._remove_cached_block_hashes(block)
+        return super().get_new_blocks(num_blocks)
 
     @override
     def evict_blocks(self, block_ids: set[int]) -> None:
         super().evict_blocks(block_ids)
+        self.content_version += 1
         for block_id in block_ids:
             self.free_block_queue.content_lost(self.blocks[block_id])
 
@@ -83,7 +84,7 @@ class SwappingBlockPool(PensieveBlockPool):
         assert isinstance(pool, cls)
         pool.swapper = swapper
         pool.hash_log = HashLog()
-        pool._taking_hashes_off = False
+        pool._leaving = []  # blocks that lose their hash in the call under way: id, key, position
 
     @override
     def cache_full_blocks(
@@ -125,24 +126,35 @@ class SwappingBlockPool(PensieveBlockPool):
             )
 
     @override
+    def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
+        leaving: list[tuple[int, Any, int]] = []
+        self._leaving = leaving
+        blocks = super().get_new_blocks(num_blocks)
+        if leaving:
+            last_use_s = self.free_block_queue.last_use_s
+            self.swapper.evicted(
+                [
+                    Evicted(block_id, key, position, last_use_s[block_id], self._is_gone(key))
+                    for block_id, key, position in leaving
+                ]
+            )
+        return blocks
+
+    @override
     def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
         """Called for each block that is handed out, and for each whose hash is taken off."""
-        key, position = block.block_hash, self.free_block_queue.position(block)
-        evicted = super()._maybe_evict_cached_block(block)
-        if evicted and not self._taking_hashes_off:
-            last_use_s = self.free_block_queue.last_use_s[block.block_id]
-            self.swapper.evicted(block.block_id, key, position, last_use_s, last=self._is_gone(key))
-        return evicted
+        if block.block_hash is not None:
+            position = self.free_block_queue.position(block)
+            self._leaving.append((block.block_id, block.block_hash, position))
+        return super()._maybe_evict_cached_block(block)
 
     @override
     def evict_blocks(self, block_ids: set[int]) -> None:
-        keys = {block_id: self.blocks[block_id].block_hash for block_id in block_ids}
-        self._taking_hashes_off = True
+        leaving: list[tuple[int, Any, int]] = []
+        self._leaving = leaving
         super().evict_blocks(block_ids)
-        self._taking_hashes_off = False
-        for block_id, key in keys.items():
-            if key is not None:
-                self.swapper.content_lost(block_id, key, last=self._is_gone(key))
+        for block_id, key, _ in leaving:
+            self.swapper.content_lost(block_id, key, last=self._is_gone(key))
 
     def _is_gone(self, key: Any) -> bool:
         return self.cached_block_hash_to_block.get_one_block(key) is None

@@ -159,6 +159,10 @@ class PensieveKVCacheManager(KVCacheManager):
     def allocate_slots(
         self, request: Request, num_new_tokens: int, *args: Any, **kwargs: Any
     ) -> KVCacheBlocks | None:
+        if (
+            not self.walks and not self._restores
+        ):  # almost always, and for every running request in every step
+            return super().allocate_slots(request, num_new_tokens, *args, **kwargs)
         restore = self._restores.get(request.request_id)
         if restore is None:
             new_blocks = super().allocate_slots(request, num_new_tokens, *args, **kwargs)

@@ -105,7 +105,8 @@ class PensieveMixin(Scheduler):
                 HostTier(self.connector.num_slots, new_order()), new_order(), self._clock
             )
             SwappingBlockPool.attach(pool, self.swapper)
-            load_cost = block_bytes(self.kv_cache_config) * (
+            self._block_bytes = block_bytes(self.kv_cache_config)
+            load_cost = self._block_bytes * (
                 config.load_cost_flops_per_byte or flops_per_copied_byte()
             )
             self._wanted_clean = int(config.ahead_of_time_threshold * pool.num_gpu_blocks)
@@ -171,8 +172,7 @@ class PensieveMixin(Scheduler):
         num_new_tokens = super()._reserve_prefill_lookahead(
             request, num_computed_tokens, num_new_tokens
         )
-        walk = self.walks.get(request.request_id)
-        if walk is not None:
+        if self.walks and (walk := self.walks.get(request.request_id)) is not None:
             num_new_tokens = walk.clip(num_computed_tokens, num_new_tokens)
         if self.policy == SchedulingPolicy.PRIORITY:
             end = num_computed_tokens + num_new_tokens
@@ -321,13 +321,16 @@ class PensieveMixin(Scheduler):
     @override
     def make_stats(self, *args: Any, **kwargs: Any) -> SchedulerStats | None:
         stats = super().make_stats(*args, **kwargs)
-        if stats is not None and self._report_stats:
+        if (
+            stats is not None
+            and self._report_stats
+            and self.pensieve_stats.report_due(time.monotonic())
+        ):
             self._count_swaps()
-            if self.pensieve_stats.report_due(time.monotonic()):
-                stats.kv_connector_stats = {
-                    **(stats.kv_connector_stats or {}),
-                    STATS_KEY: self._report(),
-                }
+            stats.kv_connector_stats = {
+                **(stats.kv_connector_stats or {}),
+                STATS_KEY: self._report(),
+            }
         return stats
 
     def _count_swaps(self) -> None:
@@ -338,7 +341,7 @@ class PensieveMixin(Scheduler):
             return
         stats.evictions["host"] = swapper.evicted_to_host
         stats.evictions["dropped"] = swapper.evicted_to_nowhere + swapper.host.dropped_blocks
-        block = block_bytes(self.kv_cache_config) * self.parallel_config.world_size
+        block = self._block_bytes * self.parallel_config.world_size
         stats.copied_bytes["store"] = swapper.stored_blocks * block
         stats.copied_bytes["load"] = swapper.loaded_blocks * block
 

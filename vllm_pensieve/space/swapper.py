@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder
 from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.swap_plan import SwapPlan
+
+
+class Evicted(NamedTuple):
+    """An unused cached block that is overwritten in the step being built.
+
+    position: tokens before it. last: whether no other block of the GPU holds the same.
+    """
+
+    block_id: int
+    key: Hashable
+    position: int
+    last_use_s: float
+    last: bool
 
 
 class Swapper:
@@ -74,26 +88,23 @@ class Swapper:
         if not self._no_longer_dirty(block_id):
             self.cached(key)
 
-    def evicted(
-        self, block_id: int, key: Hashable, position: int, last_use_s: float, last: bool
-    ) -> None:
-        """An unused cached block is overwritten in the step being built.
-
-        last: whether no other block of the GPU holds the same.
-        """
-        self._no_longer_dirty(block_id)
-        self._cancel_load(block_id)
-        if not last:
-            return
-        slot = self.host.find(key)
-        if slot is None:
-            slot = self.host.store(key, position, self._clock())
+    def evicted(self, blocks: Sequence[Evicted]) -> None:
+        """These blocks leave GPU memory: what has no copy yet is copied first."""
+        now_s = self._clock()
+        for block_id, key, position, last_use_s, last in blocks:
+            self._no_longer_dirty(block_id)
+            self._cancel_load(block_id)
+            if not last:
+                continue
+            slot = self.host.find(key)
             if slot is None:
-                self.evicted_to_nowhere += 1
-                return
-            self._stores[slot] = block_id
-        self.evicted_to_host += 1
-        self.host.block_gone(slot, last_use_s)
+                slot = self.host.store(key, position, now_s)
+                if slot is None:
+                    self.evicted_to_nowhere += 1
+                    continue
+                self._stores[slot] = block_id
+            self.evicted_to_host += 1
+            self.host.block_gone(slot, last_use_s)
 
     def content_lost(self, block_id: int, key: Hashable, last: bool) -> None:
         """The block no longer counts as holding what the key names; a copy in host memory still does."""

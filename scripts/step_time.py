@@ -1,0 +1,179 @@
+#!/usr/bin/env python
+"""What one engine step costs in the scheduler: ours beside stock vLLM's, without a model.
+
+    python scripts/step_time.py [--running 200] [--idle 2000] [--steps 1000] [--json OUT]
+
+Every scheduler serves the same stream of conversations: so many run at a time, so many more are idle, and memory holds
+the running ones and half of the idle ones, so that blocks are evicted all the time. When a request ends, the next
+session returns with its history and a new message. Timed is `schedule` plus `update_from_output`; the schedulers take
+turns step by step, so that all meet the same noise of the machine. Needs the development setup (make setup-dev).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.engine import environment
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.request import Request
+
+    from tests.scheduler.world import World
+
+HISTORY_TOKENS = 400
+BLOCKS_A_SESSION = 56  # at most
+OUTPUT_TOKENS = (105, 305)  # 205 on average, as in ShareGPT
+STOCK, PLUGIN, HOST = "stock vLLM", "pensieve", "pensieve, host tier"
+
+
+@dataclass
+class Side:
+    """One scheduler and its traffic; the same seed gives the same sessions and messages."""
+
+    name: str
+    world: World
+    running: int
+    histories: list[list[int]]
+    random: random.Random
+    schedule_s: list[float] = field(default_factory=list)
+    update_s: list[float] = field(default_factory=list)
+    _live: dict[str, tuple[Request, int]] = field(default_factory=dict)
+    _returned: int = 0
+
+    def step(self) -> None:
+        """Keep the number of running requests, then schedule a step and take its output back."""
+        while len(self._live) < self.running:
+            self._next_session_returns()
+        scheduler = self.world.scheduler
+        begun = time.perf_counter()
+        output = scheduler.schedule()
+        scheduled = time.perf_counter()
+        result = self._result(output)
+        computed = time.perf_counter()
+        scheduler.update_from_output(output, result)
+        self.schedule_s.append(scheduled - begun)
+        self.update_s.append(time.perf_counter() - computed)
+        for request_id in [r for r, (request, _) in self._live.items() if request.is_finished()]:
+            request, session = self._live.pop(request_id)
+            self.histories[session] += request.output_token_ids
+
+    def _next_session_returns(self) -> None:
+        session = self._returned % len(self.histories)
+        self._returned += 1
+        history = self.histories[session]
+        if len(history) > BLOCKS_A_SESSION * 16 - OUTPUT_TOKENS[1] - 60:
+            del history[HISTORY_TOKENS:]
+        history += self.random.choices(range(1, 50_000), k=self.random.randrange(10, 60))
+        request = self.world.add(history, self.random.randrange(*OUTPUT_TOKENS))
+        self.world.requests.clear()
+        self._live[request.request_id] = (request, session)
+
+    def _result(self, output: SchedulerOutput) -> Any:
+        from vllm.v1.outputs import ModelRunnerOutput
+
+        ids = list(output.num_scheduled_tokens)
+        requests = self.world.scheduler.requests
+        return ModelRunnerOutput(
+            req_ids=ids,
+            req_id_to_index={request_id: i for i, request_id in enumerate(ids)},
+            sampled_token_ids=[[] if requests[r].is_prefill_chunk else [7] for r in ids],
+            logprobs=None,
+            prompt_logprobs_dict={},
+            pooler_output=[],
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--running", type=int, default=200)
+    parser.add_argument("--idle", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    options = parser.parse_args()
+    environment.apply()
+    from tests.engine.models import make_llama
+
+    with tempfile.TemporaryDirectory() as folder:
+        sides = make_sides(make_llama(Path(folder)), options.running, options.idle)
+    mean_output = sum(OUTPUT_TOKENS) // 2
+    every_session_once = (options.running + options.idle) * mean_output // options.running
+    for step in range(every_session_once + options.steps):
+        if step == every_session_once:
+            for side in sides:
+                side.schedule_s.clear()
+                side.update_s.clear()
+            gc.collect()
+            gc.freeze()
+        for side in sides[step % len(sides) :] + sides[: step % len(sides)]:
+            side.step()
+    return report(sides, options)
+
+
+def make_sides(model: Path, running: int, idle: int) -> list[Side]:
+    from tests.scheduler.world import World, stock_scheduler
+
+    sessions = running + idle
+    blocks = (running + idle // 2) * BLOCKS_A_SESSION * 3 // 4
+    common: dict[str, Any] = {
+        "blocks": blocks,
+        "max_requests": running,
+        "settings": {"step_cost_tokens": 128},
+    }
+    worlds = {
+        STOCK: World(model, scheduler=stock_scheduler, **common),
+        PLUGIN: World(model, **common),
+        HOST: World(model, host_blocks=sessions * BLOCKS_A_SESSION, **common),
+    }
+    sides = []
+    for name, world in worlds.items():
+        world.device = None  # type: ignore[assignment] # nothing is computed
+        source = random.Random(0)
+        histories = [source.choices(range(1, 50_000), k=HISTORY_TOKENS) for _ in range(sessions)]
+        sides.append(Side(name, world, running, histories, source))
+    return sides
+
+
+def report(sides: list[Side], options: argparse.Namespace) -> int:
+    steps = {
+        side.name: [a + b for a, b in zip(side.schedule_s, side.update_s, strict=True)]
+        for side in sides
+    }
+    print(f"{options.running} running, {options.idle} idle sessions, {options.steps} steps each")
+    result = {}
+    for name, seconds in steps.items():
+        p50, p99 = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
+        ratios = [ours / theirs for ours, theirs in zip(seconds, steps[STOCK], strict=True)]
+        side = next(side for side in sides if side.name == name)
+        result[name] = {
+            "p50_ms": 1e3 * p50,
+            "p99_ms": 1e3 * p99,
+            "p50_ratio": p50 / statistics.median(steps[STOCK]),
+            "median_of_ratios": statistics.median(ratios),
+            "evicted_blocks": getattr(side.world.pool.free_block_queue, "evicted_blocks", None),
+        }
+        print(
+            f"{name:22} p50 {1e3 * p50:.3f} ms, p99 {1e3 * p99:.3f} ms; p50 / stock "
+            f"{result[name]['p50_ratio']:.3f}"
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"schema": 1, "sides": result}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
