@@ -6,7 +6,8 @@
 Every scheduler serves the same stream of conversations: so many run at a time, so many more are idle, and memory holds
 the running ones and half of the idle ones, so that blocks are evicted all the time. When a request ends, the next
 session returns with its history and a new message. Timed is `schedule` plus `update_from_output`; the schedulers take
-turns step by step, so that all meet the same noise of the machine. Needs the development setup (make setup-dev).
+turns, twenty steps at a time, so that all meet the same noise of the machine. Needs the development setup
+(make setup-dev).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tests.scheduler.world import World
 
 HISTORY_TOKENS = 400
+STEPS_A_TURN = 20
 BLOCKS_A_SESSION = 56  # at most
 OUTPUT_TOKENS = (105, 305)  # 205 on average, as in ShareGPT
 STOCK, PLUGIN, HOST = "stock vLLM", "pensieve", "pensieve, host tier"
@@ -48,8 +50,7 @@ class Side:
     running: int
     histories: list[list[int]]
     random: random.Random
-    schedule_s: list[float] = field(default_factory=list)
-    update_s: list[float] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
     _live: dict[str, tuple[Request, int]] = field(default_factory=dict)
     _returned: int = 0
 
@@ -64,8 +65,7 @@ class Side:
         result = self._result(output)
         computed = time.perf_counter()
         scheduler.update_from_output(output, result)
-        self.schedule_s.append(scheduled - begun)
-        self.update_s.append(time.perf_counter() - computed)
+        self.step_s.append(scheduled - begun + time.perf_counter() - computed)
         for request_id in [r for r, (request, _) in self._live.items() if request.is_finished()]:
             request, session = self._live.pop(request_id)
             self.histories[session] += request.output_token_ids
@@ -112,16 +112,21 @@ def main() -> int:
         sides = make_sides(make_llama(Path(folder)), options.running, options.idle)
     mean_output = sum(OUTPUT_TOKENS) // 2
     every_session_once = (options.running + options.idle) * mean_output // options.running
-    for step in range(every_session_once + options.steps):
-        if step == every_session_once:
-            for side in sides:
-                side.schedule_s.clear()
-                side.update_s.clear()
-            gc.collect()
-            gc.freeze()
-        for side in sides[step % len(sides) :] + sides[: step % len(sides)]:
-            side.step()
+    take_turns(sides, every_session_once)
+    for side in sides:
+        side.step_s.clear()
+    gc.collect()
+    gc.freeze()
+    take_turns(sides, options.steps)
     return report(sides, options)
+
+
+def take_turns(sides: list[Side], steps: int) -> None:
+    for turn in range(-(-steps // STEPS_A_TURN)):
+        first = turn % len(sides)
+        for side in sides[first:] + sides[:first]:
+            for _ in range(STEPS_A_TURN):
+                side.step()
 
 
 def make_sides(model: Path, running: int, idle: int) -> list[Side]:
@@ -149,26 +154,15 @@ def make_sides(model: Path, running: int, idle: int) -> list[Side]:
 
 
 def report(sides: list[Side], options: argparse.Namespace) -> int:
-    steps = {
-        side.name: [a + b for a, b in zip(side.schedule_s, side.update_s, strict=True)]
-        for side in sides
-    }
+    stock = next(side for side in sides if side.name == STOCK)
     print(f"{options.running} running, {options.idle} idle sessions, {options.steps} steps each")
     result = {}
-    for name, seconds in steps.items():
-        p50, p99 = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
-        ratios = [ours / theirs for ours, theirs in zip(seconds, steps[STOCK], strict=True)]
-        side = next(side for side in sides if side.name == name)
-        result[name] = {
-            "p50_ms": 1e3 * p50,
-            "p99_ms": 1e3 * p99,
-            "p50_ratio": p50 / statistics.median(steps[STOCK]),
-            "median_of_ratios": statistics.median(ratios),
-            "evicted_blocks": getattr(side.world.pool.free_block_queue, "evicted_blocks", None),
-        }
+    for side in sides:
+        p50, p99 = statistics.median(side.step_s), statistics.quantiles(side.step_s, n=100)[98]
+        ratio = p50 / statistics.median(stock.step_s)
+        result[side.name] = {"p50_ms": 1e3 * p50, "p99_ms": 1e3 * p99, "p50_ratio": ratio}
         print(
-            f"{name:22} p50 {1e3 * p50:.3f} ms, p99 {1e3 * p99:.3f} ms; p50 / stock "
-            f"{result[name]['p50_ratio']:.3f}"
+            f"{side.name:22} p50 {1e3 * p50:.3f} ms, p99 {1e3 * p99:.3f} ms; p50 / stock {ratio:.3f}"
         )
     if options.json:
         options.json.write_text(json.dumps({"schema": 1, "sides": result}, indent=1) + "\n")
