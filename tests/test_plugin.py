@@ -49,17 +49,18 @@ def test_another_scheduler_is_refused(engine_args):
         plugin.configure(args)
 
 
-def test_a_host_tier_brings_its_connector_and_the_admission_reserve(engine_args):
+def test_a_host_tier_brings_its_connector_and_opens_nothing_else(engine_args):
     args = engine_args(additional_config={"pensieve": {"host_cache_gib": 0.001}})
     plugin.configure(args)
     plugin.configure(args)
     connector = args.kv_transfer_config
-    assert (connector.kv_connector, connector.kv_role) == ("PensieveConnector", "kv_both")
+    assert (connector.kv_connector, connector.is_kv_transfer_instance) == (
+        "PensieveConnector",
+        True,
+    )
     assert connector.kv_load_failure_policy == "recompute"
-    assert args.watermark == PensieveConfig().admission_reserve
-    args = engine_args(additional_config={"pensieve": {"host_cache_gib": 0.001}}, watermark=0.03)
-    plugin.configure(args)
-    assert args.watermark == 0.03, "the user's own"
+    # vLLM lets clients send embeddings to multimodal models when KV is consumed from elsewhere.
+    assert not connector.is_kv_consumer
 
 
 def test_more_host_memory_than_there_is_is_refused_with_both_numbers(engine_args):
@@ -81,6 +82,12 @@ def test_a_connector_of_the_users_is_kept_and_what_is_off_is_said(engine_args, m
     plugin.configure(args)
     assert args.kv_transfer_config is theirs
     assert "ExampleConnector is kept; there is no host tier and no recovery" in caplog.text
+    args = engine_args(
+        additional_config={"pensieve": {"host_cache_gib": 0.001}}, kv_offloading_size=1.0
+    )
+    plugin.configure(args)
+    assert args.kv_transfer_config is None
+    assert "--kv-offloading-size" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "0.3.2", "1.0"])

@@ -44,7 +44,7 @@ class PensieveConfig:
     ahead_of_time_threshold: while a smaller share of the GPU's blocks than this is empty or unused with a copy in host
         memory, unused blocks are copied ahead of time.
     admission_reserve: share of the GPU's blocks that must stay free when a waiting request is admitted beside running
-        ones. Used with a host tier only, and unless vLLM's own --watermark is given.
+        ones. Used with a host tier only; a larger --watermark of vLLM's own is kept.
     verify_swaps: whether every block in host memory has a checksum that must match when it is loaded (slow).
     load_cost_flops_per_byte: FLOPs that the model computes while one byte is copied from host memory: what decides
         whether a swapped block is loaded or computed again. 0 takes a rough value for the platform.

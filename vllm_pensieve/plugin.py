@@ -64,10 +64,15 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
     from vllm_pensieve.swap.host_memory import available_bytes
 
     theirs = engine_args.kv_transfer_config
+    other = None
     if theirs is not None and theirs.kv_connector_module_path != CONNECTOR_MODULE:
+        other = f"the KV connector {theirs.kv_connector}"
+    elif engine_args.kv_offloading_size is not None:
+        other = "vLLM's own offloading (--kv-offloading-size)"
+    if other is not None:
         init_logger("vllm.pensieve").warning(
-            "Pensieve: the KV connector %s is kept; there is no host tier and no recovery of dropped blocks beside it",
-            theirs.kv_connector,
+            "Pensieve: %s is kept; there is no host tier and no recovery of dropped blocks beside it",
+            other,
         )
         return
     available_gib = available_bytes() / 2**30
@@ -76,11 +81,10 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
             f"pensieve: host_cache_gib={config.host_cache_gib} asks for more host memory than there is: "
             f"{available_gib:.2f} GiB are available. Ask for less, or free some."
         )
+    # Not kv_both: with a consumer of KV vLLM lets clients of multimodal models send embeddings of their own making.
     engine_args.kv_transfer_config = KVTransferConfig(
         kv_connector=CONNECTOR,
         kv_connector_module_path=CONNECTOR_MODULE,
-        kv_role="kv_both",
+        kv_role="kv_producer",
         kv_load_failure_policy="recompute",
     )
-    if not engine_args.watermark:
-        engine_args.watermark = config.admission_reserve

@@ -90,7 +90,7 @@ class World:
             connector = KVTransferConfig(
                 kv_connector=CONNECTOR,
                 kv_connector_module_path=CONNECTOR_MODULE,
-                kv_role="kv_both",
+                kv_role="kv_producer",
                 kv_load_failure_policy="recompute",
             )
             settings = {"host_cache_gib": host_blocks * BLOCK_BYTES / 2**30} | (settings or {})

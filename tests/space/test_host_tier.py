@@ -32,20 +32,32 @@ def test_a_copy_is_found_by_its_key(tier):
     assert len(tier) == 3 and tier.room == 0
 
 
-def test_copies_of_busy_blocks_give_way_before_only_copies_and_those_before_copies_of_idle_blocks(
-    tier,
-):
-    idle, only, busy = fill(tier)
+def test_copies_of_busy_blocks_give_way_first(tier):
+    _, only, busy = fill(tier)
     tier.block_gone(only, 0.0)
     tier.block_in_use(busy)
-    assert tier.room == 2
     assert tier.store("d", 0, 1.0) == busy
     assert tier.find("c") is None and tier.dropped_blocks == 0, "block c is still in GPU memory"
-    tier.block_gone(busy, 1.0)
-    assert tier.store("e", 0, 2.0) == only
-    assert tier.dropped_blocks == 1
-    assert tier.store("f", 0, 2.0) == busy
-    assert tier.store("g", 0, 2.0) == idle
+
+
+def test_a_quarter_of_the_slots_may_hold_copies_of_idle_blocks_before_only_copies_give_way():
+    tier = HostTier(8, order())
+    slots = fill(tier, "abcdefgh")
+    for slot in slots[2:]:
+        tier.block_gone(slot, 0.0)
+    assert tier.room == 0, "two of eight are idle: no copy ahead of time takes an only copy's place"
+    assert tier.store("i", 0, 1.0) == slots[2] and tier.dropped_blocks == 1
+    assert tier.store("j", 0, 1.0) == slots[2], (
+        "now three are idle, and the last of them goes first"
+    )
+    assert tier.find("i") is None and tier.dropped_blocks == 1
+    tier.block_in_use(slots[0])
+    assert tier.room == 1
+
+
+def test_the_copies_of_idle_blocks_give_way_when_there_is_nothing_else(tier):
+    slots = fill(tier)
+    assert tier.store("d", 0, 1.0) == slots[-1]
 
 
 def test_only_copies_give_way_by_retention_value():

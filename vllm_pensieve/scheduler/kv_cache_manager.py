@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
@@ -74,6 +74,7 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._lookups = {}
         manager._stats = stats
         manager._costs = costs
+        manager._contiguous_costs = replace(costs, recovery=False)
         manager._swapper = swapper
         manager._attention = manager.coordinator.single_type_managers[0]
 
@@ -98,17 +99,20 @@ class PensieveKVCacheManager(KVCacheManager):
     def _look_up(self, request: Request) -> tuple[tuple[KVCacheBlocks, int, int], Restore | None]:
         found = super().get_computed_blocks(request)
         blocks, _, boundary = found
-        if not self._may_have_holes(request):
+        if not self.prefix_cache_lookup_enabled(request):
+            return found, None
+        costs = self._costs if self._may_have_holes(request) else self._contiguous_costs
+        if not costs.recovery and self._swapper is None:
             return found, None
         table = list(blocks.blocks[0])
         sources: list[Source | None] = [Source.RESIDENT] * len(table)
         slots: dict[int, int] = {}
-        for source, block, slot in self._behind(request, len(table)):
+        for source, block, slot in self._behind(request, len(table), costs.recovery):
             if slot is not None:
                 slots[len(table)] = slot
             table.append(block)
             sources.append(source)
-        plan = plan_restore(sources, self._costs)
+        plan = plan_restore(sources, costs)
         if not plan.holes and not plan.loads:
             return found, None
         del table[plan.end :]
@@ -125,17 +129,19 @@ class PensieveKVCacheManager(KVCacheManager):
         return (interleaved, plan.end * self._costs.block_size, boundary), restore
 
     def _may_have_holes(self, request: Request) -> bool:
+        """Whether the request may jump: its prompt must be tokens, and nothing may be returned for each of them."""
         sampling = request.sampling_params
         return (
-            (self._costs.recovery or self._swapper is not None)
-            and self.prefix_cache_lookup_enabled(request)
-            and not request.mm_features
+            not request.mm_features
             and request.prompt_embeds is None
-            and (sampling is None or sampling.prompt_logprobs is None)
+            and (
+                sampling is None
+                or (sampling.prompt_logprobs is None and sampling.prompt_logprob_token_ids is None)
+            )
         )
 
     def _behind(
-        self, request: Request, start: int
+        self, request: Request, start: int, recovery: bool
     ) -> Iterator[tuple[Source | None, KVCacheBlock, int | None]]:
         """Where each block from `start` on is, up to the last one that holds only known tokens."""
         pool, swapper = self.block_pool, self._swapper
@@ -148,7 +154,7 @@ class PensieveKVCacheManager(KVCacheManager):
                 yield Source.RESIDENT, block, None
             elif slot is not None:
                 yield Source.SWAPPED, pool.null_block, slot
-            elif self._costs.recovery:
+            elif recovery:
                 yield None, pool.null_block, None
             else:
                 return

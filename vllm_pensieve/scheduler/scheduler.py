@@ -99,8 +99,6 @@ class PensieveMixin(Scheduler):
         PensieveBlockPool.adopt(pool, new_order(), block_size, self._clock)
         load_cost = 0.0
         if isinstance(self.connector, PensieveConnector) and self.connector.num_slots:
-            # Our copies are ordered against the forward passes, so freed blocks can be used again at once.
-            self.defer_block_free = False
             self.swapper = Swapper(
                 HostTier(self.connector.num_slots, new_order()), new_order(), self._clock
             )
@@ -110,6 +108,8 @@ class PensieveMixin(Scheduler):
                 config.load_cost_flops_per_byte or flops_per_copied_byte()
             )
             self._wanted_clean = int(config.ahead_of_time_threshold * pool.num_gpu_blocks)
+            reserve = int(config.admission_reserve * pool.num_gpu_blocks)
+            manager.watermark_blocks = max(manager.watermark_blocks, reserve)
         costs = RestoreCosts(
             cost_model, block_size, config.step_cost_tokens, load_cost, config.recovery
         )

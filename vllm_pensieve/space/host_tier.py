@@ -22,8 +22,9 @@ class HostTier:
     """Which slot holds the copy of which block, and which copy gives way to a new one.
 
     Room is made from free slots, then from copies of busy blocks (the longest busy first: such a block can be stored
-    again), then from only copies in the eviction order, at last from copies of idle blocks, which would have to be
-    stored again before they can leave GPU memory. Held slots never give way: the step being built reads them.
+    again), then from only copies in the eviction order. Copies of idle blocks spare a store when those leave GPU
+    memory, but what else they hold is worth more: beyond a quarter of the slots they go before only copies, and those
+    of the blocks that fell out of use last go first. Held slots never give way: the step being built reads them.
 
     version: changes whenever `find` could give another answer than before.
     dropped_blocks: only copies that gave way so far.
@@ -33,6 +34,7 @@ class HostTier:
         self.num_slots = num_slots
         self.version = 0
         self.dropped_blocks = 0
+        self._idle_share = num_slots // 4
         self._only = order
         self._busy: OrderedDict[int, None] = OrderedDict()
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -51,8 +53,9 @@ class HostTier:
 
     @property
     def room(self) -> int:
-        """Copies that can be stored before one of an idle block must give way."""
-        return len(self._free) + len(self._busy) + len(self._only)
+        """Copies of idle blocks that can be stored ahead of time."""
+        beside_only_copies = min(len(self._only), self._idle_share - len(self._idle))
+        return len(self._free) + len(self._busy) + max(beside_only_copies, 0)
 
     def store(self, key: Hashable, position: int, now_s: float) -> int | None:
         """A slot for a copy of an idle block that is made now; None if every slot is held.
@@ -72,11 +75,12 @@ class HostTier:
             return self._free.pop()
         if self._busy:
             slot = next(iter(self._busy))
-        elif len(self._only):
-            slot = self._only.peek(1, now_s)[0]
+        elif len(self._only) and len(self._idle) <= self._idle_share:
+            slot = self._only.evict(1, now_s)[0]
+            del self._last_use_s[slot]
             self.dropped_blocks += 1
         elif self._idle:
-            slot = next(iter(self._idle))
+            slot = next(reversed(self._idle))
         else:
             return None
         self._forget(slot)

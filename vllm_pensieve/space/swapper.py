@@ -148,7 +148,7 @@ class Swapper:
 
     def take_plan(self, ahead: int) -> SwapPlan:
         """The copies of the step. ahead: how many unused dirty blocks to copy ahead of time, at most."""
-        ahead_of_time = self._store_ahead(min(ahead, self.host.room, len(self._dirty)))
+        ahead_of_time = self._store_ahead(ahead)
         plan = SwapPlan(
             tuple((block_id, slot) for slot, block_id in self._stores.items()),
             tuple((slot, block_id) for block_id, slot in self._loads.items()),
@@ -162,10 +162,9 @@ class Swapper:
 
     def _store_ahead(self, count: int) -> list[tuple[int, int]]:
         copies: list[tuple[int, int]] = []
-        if count <= 0:
-            return copies
         now_s = self._clock()
-        for block_id in self._dirty.evict(count, now_s):
+        while len(copies) < count and len(self._dirty) and self.host.room > 0:
+            block_id = self._dirty.evict(1, now_s)[0]
             key, position = self._dirty_key.pop(block_id)
             if self.host.find(key) is None:  # another block may have held the same
                 slot = self.host.store(key, position, now_s)
