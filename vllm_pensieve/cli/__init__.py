@@ -8,6 +8,7 @@ import typer
 
 from vllm_pensieve.cli.compare import compare as compare_command
 from vllm_pensieve.cli.serve import serve as serve_command
+from vllm_pensieve.cli.simulate import simulate as simulate_command
 from vllm_pensieve.workloads.errors import UsageError
 
 USAGE_STATUS = 2
@@ -24,6 +25,7 @@ app.command("serve", context_settings={"ignore_unknown_options": True, "allow_ex
     serve_command
 )
 app.command("compare")(compare_command)
+app.command("simulate")(simulate_command)
 
 
 def main() -> None:
