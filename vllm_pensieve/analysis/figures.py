@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import IO, TYPE_CHECKING, Any
 
 from vllm_pensieve.bench.figures import MODE_COLOURS, SOURCE_COLOURS
 
@@ -28,23 +25,35 @@ COLOURS = (
 )
 """The colours of the comparison's figures that are legible as lines on white."""
 MARKERS = "o^vsDPX"
-LINES = ("-", "--")
+LINES = ("-", "--", "-.", ":")
+FEW = 6
+"""So many capacities get a tick each."""
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour, marker and dash of the n-th line of a figure: 14 different ones."""
+    """Colour, marker and dash of the n-th line of a figure; lines that coincide stay visible by their dashes."""
     kinds = len(COLOURS)
     return {
         "color": COLOURS[index % kinds],
         "marker": MARKERS[index % kinds],
-        "linestyle": LINES[index // kinds % len(LINES)],
+        "linestyle": LINES[index % len(LINES)],
     }
 
 
+def capacity_axis(axes: Axes, capacities: Sequence[int]) -> None:
+    """Make x a logarithmic axis of blocks with plain numbers."""
+    axes.set_xscale("log")
+    axes.set_xlabel("capacity (blocks)")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if len(capacities) <= FEW:
+        axes.set_xticks(capacities)
+        axes.minorticks_off()
+
+
 def draw(
-    path: Path, paint: Callable[[Sequence[Axes]], None], caption: str, panels: int = 1
-) -> Path:
-    """Draw panels side by side with a caption below; return the path."""
+    out: Path | IO[bytes], paint: Callable[[Sequence[Axes]], None], caption: str, panels: int = 1
+) -> None:
+    """Draw panels side by side with a caption below, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,8 +65,7 @@ def draw(
         one.spines[["right"]].set_visible(False)
         one.grid(alpha=0.25)
     figure.supxlabel(caption, fontsize=8, color="#555555")
-    figure.savefig(path, format="png")
-    return path
+    figure.savefig(out, format="png")
 
 
 def draw_capacity_curve(
@@ -65,8 +73,8 @@ def draw_capacity_curve(
     trace: Trace,
     everything: float,
     gib_per_block: float | None,
-    path: Path,
-) -> Path:
+    out: Path | IO[bytes],
+) -> None:
     """Hit rate and cost of what is missed against capacity, one line a policy.
 
     everything: cost of computing every block. gib_per_block: KV memory of a block, for a second axis.
@@ -86,9 +94,8 @@ def draw_capacity_curve(
         axes[0].set(ylabel="blocks hit, holes usable (%)", title="Hits")
         axes[1].set(ylabel="of computing everything (%)", title="Cost to compute what is missed")
         for one in axes:
-            one.set_xscale("log")
             one.set_ylim(bottom=0)
-            one.set_xlabel("capacity (blocks)")
+            capacity_axis(one, sorted({result.capacity_blocks for result in results}))
             _gib_axis(one, gib_per_block)
         axes[1].legend(frameon=False, fontsize=8)
 
@@ -97,7 +104,7 @@ def draw_capacity_curve(
         f"{Path(trace.name).name}: {trace.requests:,} requests, {trace.accesses:,} lookups, {trace.unique_blocks:,} "
         f"unique blocks{tokens}; dotted: a cache without limit"
     )
-    return draw(path, paint, caption, panels=2)
+    draw(out, paint, caption, panels=2)
 
 
 def _gib_axis(axes: Axes, gib_per_block: float | None) -> None:
@@ -114,33 +121,3 @@ def _by_policy(results: Sequence[Result]) -> dict[str, list[Result]]:
     for result in results:
         grouped.setdefault(result.policy, []).append(result)
     return grouped
-
-
-def draw_cdf(
-    path: Path, samples: dict[str, NDArray[np.float64]], quantity: str, title: str, caption: str
-) -> Path:
-    """Cumulative distributions, one line a label. quantity: what is on the x axis, with its unit."""
-
-    def paint(axes: Sequence[Axes]) -> None:
-        highest = max((float(values.max(initial=0)) for values in samples.values()), default=0.0)
-        for index, (label, values) in enumerate(samples.items()):
-            ordered = np.sort(values)
-            share = np.arange(1, len(ordered) + 1) / max(1, len(ordered))
-            style = line_style(index)
-            axes[0].step(
-                np.concatenate((ordered[:1], ordered)),
-                100 * np.concatenate(([0.0], share[: len(ordered)])),
-                where="post",
-                label=f"{label} (n = {len(ordered):,})",
-                color=style["color"],
-                linestyle=style["linestyle"],
-                linewidth=2,
-            )
-        if highest > 1.0 + 1e-9:
-            axes[0].set_xscale("symlog", linthresh=1)
-            axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes[0].set(xlabel=quantity, ylabel="at most so much (%)", title=title, ylim=(0, 101))
-        axes[0].spines["top"].set_visible(False)
-        axes[0].legend(frameon=False, fontsize=9)
-
-    return draw(path, paint, caption)
