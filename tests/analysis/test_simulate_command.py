@@ -16,7 +16,9 @@ from vllm_pensieve.analysis.capacity import (
     parse_capacities,
 )
 from vllm_pensieve.analysis.policies import FILES
+from vllm_pensieve.analysis.policies.policy import Parameters
 from vllm_pensieve.cli import app
+from vllm_pensieve.config import PensieveConfig
 from vllm_pensieve.workloads.errors import UsageError
 
 RESULT_KEYS = [
@@ -116,6 +118,7 @@ REFUSED = [
     (("--capacity", "2.5"), "capacity 2.5 is not a whole number of blocks"),
     (("--capacity", "5,,6"), "capacity '' is neither a number of blocks nor a percentage"),
     (("--capacity", "nan"), "capacity 'nan' is neither a number of blocks nor a percentage"),
+    (("--capacity", "1e30"), "capacity 1e30 is more than 1,099,511,627,776 blocks"),
     (("--policy", "lru,mru"), "unknown policy 'mru'; there are: lru, lru-head-first, fifo"),
     (("--policy", "workload-aware-lru"), "needs --cache-workloads with some of: chat"),
     (("--cache-workloads", "qa"), "the trace has no workload 'qa'; there are: chat"),
@@ -167,6 +170,10 @@ print([name for name in ("torch", "vllm", "transformers", "matplotlib", "pandas"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_retention_is_simulated_with_the_servers_buckets():
+    assert Parameters().cost_bucket_ratio == PensieveConfig().cost_bucket_ratio
 
 
 def test_capacities_are_sorted_whole_and_rounded_down():

@@ -12,6 +12,7 @@ import numpy as np
 from vllm_pensieve.workloads.errors import UsageError
 
 DEFAULT_PERCENT = (1, 5, 10)
+LARGEST = 2**40
 CURVE_POINTS = 16
 CURVE_LOWEST = 0.005
 """Of the unique blocks: where a capacity curve begins. It ends where everything fits."""
@@ -46,6 +47,8 @@ def _parse_capacity(text: str, unique_blocks: int) -> int:
         raise UsageError(
             f"capacity {text} is less than one block (the trace has {unique_blocks:,} unique ones); ask for 1 or more"
         )
+    if blocks > LARGEST:
+        raise UsageError(f"capacity {text} is more than {LARGEST:,} blocks; ask for less")
     return blocks
 
 
