@@ -21,7 +21,7 @@ from vllm_pensieve.workloads.errors import UsageError
 
 CLAIRVOYANT = {"min", "belady"}
 ONLINE = [name for name in FILES if name not in CLAIRVOYANT]
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=40, deadline=None)
 
 
 @pytest.mark.parametrize("name", ONLINE)
