@@ -8,7 +8,10 @@ import typer
 
 from vllm_pensieve.cli.bench import app as bench_app
 from vllm_pensieve.cli.compare import compare as compare_command
+from vllm_pensieve.cli.report import report as report_command
 from vllm_pensieve.cli.serve import serve as serve_command
+from vllm_pensieve.cli.simulate import simulate as simulate_command
+from vllm_pensieve.cli.trace import app as trace_app
 from vllm_pensieve.workloads.errors import UsageError
 
 USAGE_STATUS = 2
@@ -26,6 +29,9 @@ app.command("serve", context_settings={"ignore_unknown_options": True, "allow_ex
 )
 app.command("compare")(compare_command)
 app.add_typer(bench_app)
+app.command("simulate")(simulate_command)
+app.command("report")(report_command)
+app.add_typer(trace_app, name="trace")
 
 
 def main() -> None:

@@ -1,0 +1,212 @@
+"""`pensieve simulate`: what it writes, and how it refuses what it cannot do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.trace.traces import MOONCAKE, PENSIEVE, kvct_session, write
+from vllm_pensieve.analysis.capacity import (
+    curve_capacities,
+    default_capacities,
+    kv_bytes_per_token,
+    parse_capacities,
+)
+from vllm_pensieve.analysis.policies import FILES
+from vllm_pensieve.analysis.policies.policy import Parameters
+from vllm_pensieve.cli import app
+from vllm_pensieve.config import PensieveConfig
+from vllm_pensieve.workloads.errors import UsageError
+
+RESULT_KEYS = [
+    "policy",
+    "capacity_blocks",
+    "requests",
+    "accesses",
+    "hits_any",
+    "hits_prefix",
+    "cost_holes",
+    "cost_prefix",
+    "cost_vs_lru",
+]
+
+
+def pensieve(*arguments: object):
+    """Run the command; its error, if it refused."""
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(item) for item in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit | UsageError):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def chat(tmp_path):
+    return write(tmp_path / "chat.jsonl", MOONCAKE)
+
+
+def test_the_numbers_of_a_trace_counted_by_hand(tmp_path):
+    prompts = [[1, 2, 3], [4, 5], [1, 2, 3]]
+    records = [
+        MOONCAKE[0] | {"timestamp": 1000 * i, "hash_ids": ids} for i, ids in enumerate(prompts)
+    ]
+    path, out = write(tmp_path / "t.jsonl", records), tmp_path / "out.json"
+    policies = "lru,lru-head-first,min"
+    pensieve("simulate", path, "--capacity", 4, "--policy", policies, "--cost-slope", 0.5, "--json", out)  # fmt: skip
+    written = json.loads(out.read_text())
+    assert written["schema"] == 1
+    assert written["trace"]["unique_blocks"] == 5
+    first, second, best = written["results"]
+    assert list(first) == RESULT_KEYS
+    # LRU drops block 3, the deepest; then only it is missing: 4 + 1 lookups of 8 miss, at 0 1 2 0 1 and 2.
+    assert (first["hits_any"], first["hits_prefix"]) == (2, 2)
+    assert first["cost_holes"] == first["cost_prefix"] == 6 + 0.5 * (0 + 1 + 2 + 0 + 1 + 2)
+    # Head first drops block 1: the other two are there, but behind a hole.
+    assert (second["hits_any"], second["hits_prefix"]) == (2, 0)
+    assert second["cost_holes"] == 6 + 0.5 * (0 + 1 + 2 + 0 + 1 + 0)
+    assert second["cost_prefix"] == 8 + 0.5 * (0 + 1 + 2 + 0 + 1 + 0 + 1 + 2)
+    assert second["cost_vs_lru"] == second["cost_holes"] / first["cost_prefix"]
+    assert best["hits_any"] == 3
+
+
+def test_costs_are_relative_to_lru_also_when_it_was_not_asked_for(chat, tmp_path):
+    for policies in ("lru,fifo", "fifo"):
+        pensieve("simulate", chat, "--policy", policies, "--capacity", "2", "--json", tmp_path / policies)  # fmt: skip
+    with_lru, without = (
+        json.loads((tmp_path / policies).read_text())["results"] for policies in ("lru,fifo", "fifo")
+    )  # fmt: skip
+    assert without == with_lru[1:]
+
+
+def test_threads_count_the_same_as_one(chat, tmp_path):
+    for jobs in (1, 3):
+        out = tmp_path / f"{jobs}.json"
+        pensieve("simulate", chat, "--capacity", "1,2,3", "--json", out, "--jobs", jobs)
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "3.json").read_text()
+
+
+def test_chosen_workloads_are_all_that_workload_aware_lru_keeps(tmp_path):
+    path = write(tmp_path / "mix_requests.jsonl", PENSIEVE * 2)
+    for chosen, hits in (("qa", 4), ("chat", 1), ("qa,chat", 4)):
+        out = tmp_path / "out.json"
+        options = ("--policy", "workload-aware-lru", "--cache-workloads", chosen, "--capacity", 9)
+        pensieve("simulate", path, *options, "--json", out)
+        assert json.loads(out.read_text())["results"][0]["hits_any"] == hits, chosen
+
+
+def test_skipped_lines_are_told(tmp_path):
+    path = write(tmp_path / "chat.jsonl", [*MOONCAKE, "oops"])
+    result = pensieve("simulate", path, "--capacity", "2", "--policy", "lru")
+    assert "1 bad lines skipped: line 3: " in result.output
+    assert "line 3" in str(pensieve("simulate", path, "--strict").exception)
+
+
+def test_a_curve_is_drawn_with_an_axis_in_gib(tmp_path):
+    path = write(tmp_path / "s.jsonl", [kvct_session("a", *([[1, 64 * i]] for i in range(1, 9)))])
+    curve = tmp_path / "curve.png"
+    result = pensieve("simulate", path, "--curve", curve, "--bytes-per-token", 131072)
+    assert curve.read_bytes().startswith(b"\x89PNG")
+    assert "curve.png: drawn" in result.output
+
+
+REFUSED = [
+    (("--capacity", "0"), "capacity 0 is less than one block (the trace has 4 unique ones)"),
+    (("--capacity", "1%"), "capacity 1% is less than one block"),
+    (("--capacity", "-5"), "capacity -5 is less than one block"),
+    (("--capacity", "2.5"), "capacity 2.5 is not a whole number of blocks"),
+    (("--capacity", "5,,6"), "capacity '' is neither a number of blocks nor a percentage"),
+    (("--capacity", "nan"), "capacity 'nan' is neither a number of blocks nor a percentage"),
+    (("--capacity", "1e30"), "capacity 1e30 is more than 1,099,511,627,776 blocks"),
+    (("--policy", "lru,mru"), "unknown policy 'mru'; there are: lru, lru-head-first, fifo"),
+    (("--policy", "workload-aware-lru"), "needs --cache-workloads with some of: chat"),
+    (("--cache-workloads", "qa"), "the trace has no workload 'qa'; there are: chat"),
+    (("--json", "absent/out.json"), "there is no folder absent; make it first"),
+    (("--format", "csv"), "unknown trace format 'csv'; there are: auto, pensieve"),
+    (("--format", "bailian"), "line 1 is of another format than bailian"),
+    (("--model", "absent.json"), "absent.json: cannot be read"),
+    (("--model", "a", "--bytes-per-token", "5"), "say the same thing; give one of them"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_bad_input_is_refused(chat, arguments, message):
+    result = pensieve("simulate", chat, "--capacity", "2", *arguments)
+    assert isinstance(result.exception, UsageError), result.output
+    assert message in str(result.exception)
+
+
+def test_a_gib_axis_needs_the_tokens_of_a_block(tmp_path):
+    path = write(tmp_path / "mix_requests.jsonl", PENSIEVE)
+    result = pensieve("simulate", path, "--bytes-per-token", "5")
+    assert "does not tell how many tokens a block has" in str(result.exception)
+
+
+def test_the_exit_status_of_bad_input_is_2(chat):
+    command = [sys.executable, "-m", "vllm_pensieve", "simulate", str(chat), "--policy", "mru"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("pensieve: unknown policy 'mru'")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_help_lists_every_policy():
+    output = pensieve("simulate", "--help").output
+    words = set(output.replace(",", " ").replace(".", " ").split())
+    assert set(FILES) <= words
+
+
+def test_neither_torch_nor_vllm_is_imported_to_simulate(chat):
+    program = f"""
+import sys
+sys.argv = ["pensieve", "simulate", {str(chat)!r}, "--capacity", "2", "--policy", "lru,min"]
+from vllm_pensieve.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print([name for name in ("torch", "vllm", "transformers", "matplotlib", "pandas") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_retention_is_simulated_with_the_servers_buckets():
+    assert Parameters().cost_bucket_ratio == PensieveConfig().cost_bucket_ratio
+
+
+def test_capacities_are_sorted_whole_and_rounded_down():
+    assert parse_capacities("10%, 4096 ,5%,5%", 182_790) == [4096, 9139, 18279]
+    curve = curve_capacities(182_790)
+    assert curve[0] == 913
+    assert curve[-1] == 182_790
+    assert curve == sorted(curve)
+    assert curve_capacities(3) == [1, 2, 3]
+    assert default_capacities(182_790) == [1827, 9139, 18279]
+    assert default_capacities(30) == [1, 3]
+
+
+def write_config(path: Path, **sizes) -> Path:
+    path.write_text(json.dumps(sizes))
+    return path
+
+
+def test_kv_bytes_follow_from_a_models_config(tmp_path):
+    llama = {
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "torch_dtype": "bfloat16",
+    }
+    latent = {"num_hidden_layers": 27, "num_attention_heads": 16, "kv_lora_rank": 512} | {
+        "qk_rope_head_dim": 64,
+        "dtype": "bfloat16",
+    }
+    path = tmp_path / "config.json"
+    assert kv_bytes_per_token(write_config(path, **llama)) == 32 * 2 * 8 * 128 * 2
+    assert kv_bytes_per_token(write_config(path, text_config=llama)) == 32 * 2 * 8 * 128 * 2
+    assert kv_bytes_per_token(write_config(path, **latent)) == 27 * 576 * 2
+    with pytest.raises(UsageError, match=r"num_hidden_layers.*give --bytes-per-token instead"):
+        kv_bytes_per_token(write_config(path, torch_dtype="float16"))

@@ -1,0 +1,58 @@
+"""First in, first out: by the time a block came into the cache, of those of one request the leading one first.
+
+Being used does not help a block, not even in the request that uses it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numba.extending import register_jitable
+
+from vllm_pensieve.analysis.policies.kernel import make_run
+from vllm_pensieve.analysis.policies.policy import Policy, Replay
+from vllm_pensieve.analysis.policies.queues import (
+    Queues,
+    append,
+    forget,
+    new_queues,
+    oldest,
+    queue_of,
+    unlink,
+)
+
+CACHED = 1
+
+
+class State(NamedTuple):
+    queues: Queues
+
+
+def new_state(replay: Replay) -> State:
+    return State(new_queues(replay.unique_blocks, resident=1))
+
+
+@register_jitable
+def remove(state: State, block: int) -> None:
+    """It keeps its place."""
+
+
+@register_jitable
+def evict(state: State, incoming: int, now_s: float) -> int:
+    victim = oldest(state.queues, CACHED)
+    unlink(state.queues, victim)
+    forget(state.queues, victim)
+    return victim
+
+
+@register_jitable
+def insert(state: State, block: int, position: int, now_s: float) -> None:
+    if queue_of(state.queues, block) == 0:
+        append(state.queues, CACHED, block)
+
+
+POLICY = Policy(
+    "fifo",
+    "first in, first out, the leading block of a request first",
+    make_run(remove, evict, insert, new_state, deepest_first=False),
+)

@@ -1,0 +1,165 @@
+"""How much prompts repeat: reuse by request, hits and reuse gaps by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+from vllm_pensieve.analysis.simulate import SCHEMA, describe_trace
+from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.trace.readers import find_trace, pensieve, read_trace
+from vllm_pensieve.trace.readers.lines import LineReader
+from vllm_pensieve.trace.readers.records import PensieveRecord
+from vllm_pensieve.trace.trace import Trace
+
+BLOCKS_SUFFIX = "_blocks.jsonl"
+MEASURED = "measured"
+REPLAYED = "replayed in a cache without limit"
+
+
+class BlockRecord(Struct, gc=False):
+    """A line of PREFIX_blocks.jsonl, as far as summaries use it. reuse_gaps: s."""
+
+    block: Any
+    hits: Annotated[int, Meta(ge=0)]
+    reuse_gaps: list[Annotated[float, Meta(ge=0)]]
+
+
+@dataclass(frozen=True)
+class PrefixStats:
+    """What is summarised and drawn.
+
+    reuse_fraction: [requests], share of a prompt's tokens that was in the cache.
+    block_hits: [blocks], uses after the first. reuse_gaps_s: [uses after the first].
+    reuse_source, block_source: whether the server measured it or it follows from the requests alone.
+    skipped: bad lines of both files.
+    """
+
+    trace: Trace
+    reuse_fraction: NDArray[np.float64]
+    block_hits: NDArray[np.int64]
+    reuse_gaps_s: NDArray[np.float64]
+    reuse_source: str
+    block_source: str
+    skipped: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The trace's short name, as in figures' file names."""
+        return trace_label(Path(self.trace.name))
+
+
+def trace_label(path: Path) -> str:
+    """`chat_multi_b32` for `prefix_chat_multi_b32_requests.jsonl`."""
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    return name.removesuffix("_requests").removeprefix("prefix_")
+
+
+def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = False) -> PrefixStats:
+    """Read a trace and, if it is there, the file of blocks beside it.
+
+    What the server did not record follows from the requests, as if its cache had no limit.
+
+    Raises:
+        TraceError: as `read_trace`, for either file.
+    """
+    path = find_trace(prefix)
+    trace = read_trace(path, format_name, strict)
+    measured = _measured_reuse(path, strict) if trace.format == pensieve.NAME else None
+    block_path = path.with_name(path.name.replace(pensieve.REQUESTS_SUFFIX, BLOCKS_SUFFIX))
+    skipped = list(trace.skipped)
+    if block_path != path and block_path.exists():
+        block_hits, gaps, bad = _measured_blocks(block_path, strict)
+        skipped += [f"{block_path.name} {line}" for line in bad]
+        block_source = MEASURED
+    else:
+        block_hits, gaps = replayed_blocks(trace)
+        block_source = REPLAYED
+    return PrefixStats(
+        trace,
+        replayed_reuse(trace) if measured is None else measured,
+        block_hits,
+        gaps,
+        REPLAYED if measured is None else MEASURED,
+        block_source,
+        tuple(skipped),
+    )
+
+
+def _measured_reuse(path: Path, strict: bool) -> NDArray[np.float64] | None:
+    """None unless every request has it."""
+    values = [
+        record.reuse_fraction
+        for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME)
+    ]
+    if any(value is None for value in values):
+        return None
+    return np.array(values, np.float64)
+
+
+def _measured_blocks(
+    path: Path, strict: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64], list[str]]:
+    lines = LineReader(path, strict)
+    records = [record for _, record in lines.records(BlockRecord, pensieve.NAME)]
+    if not records and lines.skipped:
+        raise TraceError(f"{path}: no usable block record in it; {lines.skipped[0]}")
+    hits = np.array([record.hits for record in records], np.int64)
+    gaps = np.array([gap for record in records for gap in record.reuse_gaps], np.float64)
+    return hits, gaps, lines.skipped
+
+
+def replayed_reuse(trace: Trace) -> NDArray[np.float64]:
+    """[requests], share of each prompt's blocks that earlier requests had."""
+    first = np.zeros(trace.accesses, np.bool_)
+    first[np.unique(trace.blocks, return_index=True)[1]] = True
+    lengths = np.diff(trace.offsets)
+    known = np.concatenate(([0], np.cumsum(~first)))
+    return (known[trace.offsets[1:]] - known[trace.offsets[:-1]]) / np.maximum(lengths, 1)
+
+
+def replayed_blocks(trace: Trace) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Uses of each block after its first, and the seconds between its uses."""
+    order = np.argsort(trace.blocks, kind="stable")
+    times_s = np.repeat(trace.times_s, np.diff(trace.offsets))[order]
+    same = np.diff(trace.blocks[order]) == 0
+    hits = np.bincount(trace.blocks, minlength=trace.unique_blocks) - 1
+    return hits.astype(np.int64), np.diff(times_s)[same]
+
+
+def summarize(stats: PrefixStats) -> dict[str, Any]:
+    """What `pensieve trace summarize` shows and writes; rates and shares from 0 to 1, gaps in seconds."""
+    trace = stats.trace
+    return {
+        "schema": SCHEMA,
+        "trace": describe_trace(trace) | {"skipped_lines": len(stats.skipped)},
+        "reuse_fraction": spread(stats.reuse_fraction)
+        | {"share_above_0": _share(stats.reuse_fraction > 0), "source": stats.reuse_source},
+        "block_hits": spread(stats.block_hits)
+        | {"share_above_0": _share(stats.block_hits > 0), "source": stats.block_source},
+        "reuse_gap_s": spread(stats.reuse_gaps_s) | {"source": stats.block_source},
+        "infinite_hit_rate": trace.infinite_hits / trace.accesses,
+    }
+
+
+def spread(values: NDArray[Any]) -> dict[str, float | None]:
+    """Count, mean, median, p90 and p99; None where there are no values."""
+    if not len(values):
+        return {"count": 0, "mean": None, "median": None, "p90": None, "p99": None}
+    median, p90, p99 = np.percentile(values, [50, 90, 99]).tolist()
+    return {
+        "count": len(values),
+        "mean": float(values.mean()),
+        "median": median,
+        "p90": p90,
+        "p99": p99,
+    }
+
+
+def _share(chosen: NDArray[np.bool_]) -> float | None:
+    return float(chosen.mean()) if len(chosen) else None

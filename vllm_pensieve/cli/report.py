@@ -1,0 +1,29 @@
+"""`pensieve report`: one page about a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vllm_pensieve.cli.simulate import check_writable
+
+
+def report(
+    prefix: Annotated[
+        Path, typer.Argument(help="PREFIX of PREFIX_requests.jsonl, or a trace of any format.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path(
+        "report.html"
+    ),
+    strict: Annotated[bool, typer.Option(help="Stop at the first bad line.")] = False,
+) -> None:
+    """Write a self-contained page: reuse, distributions, and what other cache policies would have hit."""
+    from vllm_pensieve.analysis.report import build_report
+    from vllm_pensieve.analysis.summaries import read_prefix_stats
+
+    check_writable(out)
+    page = build_report(read_prefix_stats(prefix, strict=strict))
+    out.write_text(page, encoding="utf-8")
+    print(f"{out}: written")

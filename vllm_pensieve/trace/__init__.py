@@ -1,0 +1,1 @@
+"""Traces of served requests: the records on disk and the arrays that analysis works on. Imports nothing heavy."""
