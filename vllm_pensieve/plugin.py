@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
 
 SCHEDULER = "vllm_pensieve.scheduler.make_scheduler"
+SIMULATOR = "vllm_pensieve.simulator.SimulatedExecutor"
 
 
 def register() -> None:
@@ -35,6 +36,8 @@ def configure(engine_args: EngineArgs) -> None:
         ConfigError: a setting cannot be used, another scheduler is configured, or there is not that much host memory.
         UnsupportedVllmError: the installed vLLM is not one this plugin works with.
     """
+    if engine_args.distributed_executor_backend == SIMULATOR:
+        engine_args.max_logprobs = 0  # the front end then refuses what the simulator cannot give
     config = switched_on(engine_args.additional_config)
     if config is None:
         return

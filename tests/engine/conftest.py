@@ -8,13 +8,6 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def keep_alive() -> Callable:
-    """keep_alive(engine): the first engine of a process to go would take the others' process groups with it."""
-    engines: list[object] = []
-    return engines.append
-
-
-@pytest.fixture(scope="session")
 def serve(tiny_model: Path, keep_alive: Callable) -> Callable:
     """serve(...) is Served(...) on the tiny model, or on another one."""
     from tests.engine.served import Served
@@ -53,12 +46,3 @@ def assert_equal(reference: Callable) -> Callable:
         assert largest_logprob_difference(output, want) < 1e-5
 
     return check
-
-
-@pytest.fixture
-def caplog_vllm(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    """caplog for vLLM's loggers, which do not propagate."""
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
-    return caplog
