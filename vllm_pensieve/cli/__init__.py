@@ -34,13 +34,13 @@ app.command("report")(report_command)
 app.add_typer(trace_app, name="trace")
 
 
-def main() -> None:
-    """Run the command line.
+def main(command: typer.Typer = app, name: str | None = "pensieve") -> None:
+    """Run the command line, of another command than `pensieve` under the script's own name.
 
     Bad input is one message on standard error, exit status 2, no traceback.
     """
     try:
-        status = app(prog_name="pensieve", standalone_mode=False)
+        status = command(prog_name=name, standalone_mode=False)
     except UsageError as error:
         status = _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):

@@ -1,4 +1,4 @@
-"""`pensieve trace`: what prompts of recorded traces share, and what caches would make of it."""
+"""`pensieve trace`: traces recorded, what their prompts share, and what caches would make of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vllm_pensieve.cli.collect import collect, events
 from vllm_pensieve.cli.simulate import check_writable
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from vllm_pensieve.trace.trace import Trace
 
 app = typer.Typer(
-    help="Summaries and figures of recorded traces.", no_args_is_help=True, add_completion=False
+    help="Recording of traces, their summaries and figures.",
+    no_args_is_help=True,
+    add_completion=False,
 )
+app.command("collect")(collect)
+app.command("events")(events)
 
 Prefix = Annotated[
     Path, typer.Argument(help="PREFIX of PREFIX_requests.jsonl, or a trace file of any format.")

@@ -13,7 +13,7 @@ import gzip
 import json
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +63,18 @@ def load_dialogues(path: Path) -> list[Dialogue]:
 
     Raises UsageError naming the file, and the record (from 0) or the line (from 1).
     """
-    records = _parse(path, _read(path))
-    if not records:
-        raise UsageError(f"{path}: the dataset is empty")
-    return [_dialogue(path, number, record) for number, record in enumerate(records)]
+    return read_dialogues(str(path), _parse(path, _read(path)))
+
+
+def read_dialogues(source: str, records: Iterable[object]) -> list[Dialogue]:
+    """Return one dialogue per record; `source` says where they are from.
+
+    Raises UsageError naming the source and the record (from 0).
+    """
+    dialogues = [_dialogue(source, number, record) for number, record in enumerate(records)]
+    if not dialogues:
+        raise UsageError(f"{source}: the dataset is empty")
+    return dialogues
 
 
 def sample_dataset(
@@ -156,8 +164,8 @@ def _parse(path: Path, text: str) -> list[object]:
     return records
 
 
-def _dialogue(path: Path, number: int, record: object) -> Dialogue:
-    where = f"{path}: record {number}"
+def _dialogue(source: str, number: int, record: object) -> Dialogue:
+    where = f"{source}: record {number}"
     messages = record
     if isinstance(record, dict):
         key = next((key for key in LIST_KEYS if key in record), None)

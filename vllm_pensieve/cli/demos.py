@@ -1,0 +1,167 @@
+"""Two demonstrations on a handful of requests: what a ShareGPT client sends, and what is counted of shared prefixes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vllm_pensieve.cli.collect import (
+    Conversations,
+    Dataset,
+    MaxPrompt,
+    Model,
+    Rate,
+    Seed,
+    ThinkTime,
+    make_clients,
+    prepare,
+)
+
+if TYPE_CHECKING:
+    from vllm_pensieve.collection.collect import Recorded
+    from vllm_pensieve.collection.recording import Recording
+    from vllm_pensieve.workloads.events import RequestEvent
+
+SHOWN_CHARACTERS = 48
+
+Simulate = Annotated[
+    bool, typer.Option("--simulate", help="No model: vLLM's engine with tokens made up.")
+]
+BlockTokens = Annotated[int, typer.Option(min=1, help="Tokens of a block.")]
+MaxOutput = Annotated[int, typer.Option(min=1, help="Tokens of a reply at most.")]
+Out = Annotated[Path, typer.Option(help="Folder for the trace.")]
+
+GREETING = (
+    "Hello world. This letter is long enough to fill several blocks of the cache, so that a second reader of the same "
+    "letter need not compute what the first one has computed, up to the place where the two letters begin to differ. "
+)
+
+
+def demo_client(
+    dataset: Dataset = None,
+    model: Model = "demo",
+    conversations: Conversations = 3,
+    max_output_tokens: MaxOutput = 32,
+    max_prompt_tokens: MaxPrompt = 4096,
+    block_tokens: BlockTokens = 32,
+    out: Out = Path("/tmp"),
+    simulate: Simulate = False,
+    requests_per_s: Rate = 1.0,
+    think_time_s: ThinkTime = 5.0,
+    seed: Seed = 0,
+) -> None:
+    """Show the events of a ShareGPT client, single-turn and multi-turn, and what vLLM made of them."""
+    from rich.console import Console
+
+    from vllm_pensieve.collection.collect import output_limits, record
+    from vllm_pensieve.workloads.tokens import token_counter
+
+    console = Console()
+    clients = make_clients(
+        console,
+        dataset,
+        model,
+        conversations,
+        max_prompt_tokens,
+        requests_per_s,
+        think_time_s,
+        seed,
+    )
+    prepare(console, os.environ)
+    for workload in ("chat_single", "chat_multi"):
+        recording = _recording(
+            workload, model, block_tokens, out, simulate, max_prompt_tokens, max_output_tokens
+        )
+        events = clients.requests(workload).events
+        limits = output_limits(events, recording, token_counter(model).count)
+        _print(console, events, record(recording, events, limits))
+
+
+def demo_hello(
+    model: Model = "demo",
+    max_output_tokens: MaxOutput = 16,
+    block_tokens: BlockTokens = 32,
+    out: Out = Path("/tmp"),
+    simulate: Simulate = False,
+) -> None:
+    """Greet vLLM a few times, and show how much of each prompt was in the cache."""
+    from rich.console import Console
+
+    from vllm_pensieve.collection.collect import record
+    from vllm_pensieve.workloads.events import SINGLE, RequestEvent
+
+    letter = GREETING * 2
+    prompts = ("Hello world", letter, letter, f"{letter}Hello again.", f"Dear world. {letter}")
+    events = [
+        RequestEvent(float(number), f"hello-{number}", 0, SINGLE, prompt)
+        for number, prompt in enumerate(prompts)
+    ]
+    console = Console()
+    prepare(console, os.environ)
+    recording = _recording("hello", model, block_tokens, out, simulate, 1024, max_output_tokens)
+    recorded = record(recording, events, [max_output_tokens] * len(events))
+    _print(console, events, recorded)
+    # Not before: an engine cannot be made once numba, which these need, has been imported.
+    from vllm_pensieve.analysis.summaries import read_prefix_stats
+    from vllm_pensieve.cli.trace_view import print_summaries
+
+    print_summaries([read_prefix_stats(recording.prefix)])
+
+
+def _recording(
+    workload: str,
+    model: str,
+    block_tokens: int,
+    out: Path,
+    simulate: bool,
+    max_prompt_tokens: int,
+    max_output_tokens: int,
+) -> Recording:
+    from vllm_pensieve.collection.recording import Recording
+
+    return Recording(
+        workload=workload,
+        model=model,
+        block_tokens=block_tokens,
+        out=out,
+        simulate=simulate,
+        max_prompt_tokens=max_prompt_tokens,
+        max_output_tokens=max_output_tokens,
+        kv_cache_gib=0.25,
+        real_time=False,
+        simulated_tokens="echo",
+    )
+
+
+def _print(console: object, events: Sequence[RequestEvent], recorded: Recorded) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    assert isinstance(console, Console)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title=recorded.recording.workload)
+    for heading in ("time s", "conversation", "turn"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("prompt ends in", "reply"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("prompt tokens", "cached"):
+        table.add_column(heading, justify="right")
+    for event, reply in zip(events, recorded.replies, strict=True):
+        table.add_row(
+            f"{event.time:.1f}",
+            event.conversation_id,
+            str(event.turn_index),
+            Text(repr(event.prompt[-SHOWN_CHARACTERS:])),
+            Text(repr(reply.text[:SHOWN_CHARACTERS])),
+            str(reply.prompt_tokens),
+            f"{reply.cached_tokens / reply.prompt_tokens:.0%}",
+        )
+    console.print(table, highlight=False)
+    console.print(
+        f"trace: {recorded.recording.prefix}_requests.jsonl", highlight=False, soft_wrap=True
+    )

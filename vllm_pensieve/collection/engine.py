@@ -1,0 +1,89 @@
+"""The vLLM engine of this process that a trace is recorded from."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING
+
+from vllm_pensieve.collection.recording import Recording
+from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, SWITCH
+from vllm_pensieve.demo_model import resolve_model
+from vllm_pensieve.plugin import SIMULATOR
+from vllm_pensieve.workloads.errors import UsageError
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+SIMULATOR_KEY = "pensieve_simulator"
+CPU_BLOCK_MULTIPLE = 32
+"""vLLM's attention on the CPU takes blocks of so many tokens or multiples."""
+
+UNKNOWN_TO_VLLM = ("VLLM_PLATFORM", "VLLM_ATTENTION_BACKEND")
+"""Told by guides for earlier versions; vLLM 0.32 finds its platform itself and takes the backend as an option."""
+
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # this is the main process, which does more than compute
+}
+"""Defaults for what is not set."""
+
+
+def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
+    """Set up the environment for an engine in this process, before vLLM is imported; return what one should know."""
+    notes = [
+        f"{name}={environment.pop(name)} is not known to vLLM 0.32 and does nothing"
+        for name in UNKNOWN_TO_VLLM
+        if name in environment
+    ]
+    if environment.get(SWITCH) == "0":
+        raise UsageError(f"{SWITCH}=0 keeps the plugin off, and without it nothing is recorded")
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    for name, value in ENVIRONMENT.items():
+        environment.setdefault(name, value)
+    return notes
+
+
+def needs_simulation(block_tokens: int) -> bool:
+    """Whether no model can be run here with blocks of this size."""
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu() and block_tokens % CPU_BLOCK_MULTIPLE != 0
+
+
+def start_engine(recording: Recording) -> LLMEngine:
+    """An engine that writes the recording's trace; without a model if that is simulated.
+
+    Raises:
+        UsageError: vLLM refuses the model or an option.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    settings = {
+        "trace_prefix": str(recording.prefix),
+        "trace_workload": recording.workload,
+    }
+    options = {"distributed_executor_backend": SIMULATOR} if recording.simulate else {}
+    try:
+        return LLMEngine.from_engine_args(
+            EngineArgs(
+                model=resolve_model(recording.model),
+                block_size=recording.block_tokens,
+                max_model_len=recording.max_model_tokens,
+                kv_cache_memory_bytes=int(recording.kv_cache_gib * 2**30),
+                enforce_eager=True,
+                seed=0,
+                additional_config={
+                    ADDITIONAL_CONFIG_KEY: settings,
+                    SIMULATOR_KEY: {"tokens": recording.simulated_tokens},
+                },
+                **options,
+            )
+        )
+    except (OSError, ValueError) as error:
+        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+        raise UsageError(
+            f"vLLM cannot start with model {recording.model!r} and blocks of {recording.block_tokens} tokens: "
+            f"{' '.join(lines[:2]) or type(error).__name__}"
+        ) from error

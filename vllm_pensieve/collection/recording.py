@@ -1,0 +1,42 @@
+"""What is recorded: one workload, at one block size, into one pair of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIXES = ("_requests.jsonl", "_blocks.jsonl")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One workload's trace.
+
+    simulate: no model is computed; replies have their recorded length, or the longest allowed.
+    real_time: pauses are waited for; else they only move the clocks on.
+    simulated_tokens: `recorded` or `echo`, see vllm_pensieve.simulator.
+    """
+
+    workload: str
+    model: str
+    block_tokens: int
+    out: Path
+    simulate: bool
+    max_prompt_tokens: int
+    max_output_tokens: int
+    kv_cache_gib: float
+    real_time: bool
+    simulated_tokens: str = "recorded"
+
+    @property
+    def prefix(self) -> Path:
+        """`prefix_<workload>_b<block>` in the folder."""
+        return self.out / f"prefix_{self.workload}_b{self.block_tokens}"
+
+    @property
+    def max_model_tokens(self) -> int:
+        """Room for the longest request; a tokenizer may add a token of its own at either end."""
+        return self.max_prompt_tokens + self.max_output_tokens + 2
+
+    def files(self) -> list[Path]:
+        return [Path(f"{self.prefix}{suffix}") for suffix in SUFFIXES]
