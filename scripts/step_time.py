@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 HISTORY_TOKENS = 400
 STEPS_A_TURN = 20
-BLOCKS_A_SESSION = 56  # at most
+BLOCK_TOKENS = 32
+BLOCKS_A_SESSION = 28  # at most
 OUTPUT_TOKENS = (105, 305)  # 205 on average, as in ShareGPT
 STOCK, PLUGIN, HOST = "stock vLLM", "pensieve", "pensieve, host tier"
 
@@ -74,7 +75,7 @@ class Side:
         session = self._returned % len(self.histories)
         self._returned += 1
         history = self.histories[session]
-        if len(history) > BLOCKS_A_SESSION * 16 - OUTPUT_TOKENS[1] - 60:
+        if len(history) > BLOCKS_A_SESSION * BLOCK_TOKENS - OUTPUT_TOKENS[1] - 60:
             del history[HISTORY_TOKENS:]
         history += self.random.choices(range(1, 50_000), k=self.random.randrange(10, 60))
         request = self.world.add(history, self.random.randrange(*OUTPUT_TOKENS))
@@ -130,8 +131,10 @@ def take_turns(sides: list[Side], steps: int) -> None:
 
 
 def make_sides(model: Path, running: int, idle: int) -> list[Side]:
+    from tests.scheduler import world as worlds
     from tests.scheduler.world import World, stock_scheduler
 
+    worlds.BLOCK_TOKENS, worlds.BLOCK_BYTES = BLOCK_TOKENS, BLOCK_TOKENS * 2 * 4
     sessions = running + idle
     blocks = (running + idle // 2) * BLOCKS_A_SESSION * 3 // 4
     common: dict[str, Any] = {
@@ -139,14 +142,13 @@ def make_sides(model: Path, running: int, idle: int) -> list[Side]:
         "max_requests": running,
         "settings": {"step_cost_tokens": 128},
     }
-    worlds = {
+    by_name = {
         STOCK: World(model, scheduler=stock_scheduler, **common),
         PLUGIN: World(model, **common),
         HOST: World(model, host_blocks=sessions * BLOCKS_A_SESSION, **common),
     }
     sides = []
-    for name, world in worlds.items():
-        world.device = None  # type: ignore[assignment] # nothing is computed
+    for name, world in by_name.items():
         source = random.Random(0)
         histories = [source.choices(range(1, 50_000), k=HISTORY_TOKENS) for _ in range(sessions)]
         sides.append(Side(name, world, running, histories, source))

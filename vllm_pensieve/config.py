@@ -46,6 +46,10 @@ class PensieveConfig:
     admission_reserve: share of the GPU's blocks that must stay free when a waiting request is admitted beside running
         ones. Used with a host tier only; a larger --watermark of vLLM's own is kept.
     verify_swaps: whether every block in host memory has a checksum that must match when it is loaded (slow).
+    trace_prefix: record requests and blocks in PREFIX_requests.jsonl and PREFIX_blocks.jsonl; empty records nothing.
+        With several engines (data parallel) each but the first adds its number to the prefix.
+    trace_workload: a name for what is being served, written into every record.
+    trace_max_mb: when a trace file would outgrow this, it is put aside under a numbered name and begun anew.
     load_cost_flops_per_byte: FLOPs that the model computes while one byte is copied from host memory: what decides
         whether a swapped block is loaded or computed again. 0 takes a rough value for the platform.
     """
@@ -60,6 +64,9 @@ class PensieveConfig:
     admission_reserve: float = 0.1
     verify_swaps: bool = False
     load_cost_flops_per_byte: float = 0.0
+    trace_prefix: str = ""
+    trace_workload: str = ""
+    trace_max_mb: float = 1024.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -80,6 +87,8 @@ class PensieveConfig:
             _refuse("ahead_of_time_threshold", self.ahead_of_time_threshold, "from 0.0 to 1.0")
         if not 0.0 <= self.admission_reserve < 1.0:
             _refuse("admission_reserve", self.admission_reserve, "0.0 or more, below 1.0")
+        if not 0.001 <= self.trace_max_mb < math.inf:
+            _refuse("trace_max_mb", self.trace_max_mb, "0.001 or more")
         if not 0 <= self.load_cost_flops_per_byte < math.inf:
             _refuse("load_cost_flops_per_byte", self.load_cost_flops_per_byte, "0 or more")
 

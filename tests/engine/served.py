@@ -200,7 +200,7 @@ class Served:
         if swapper is not None:
             swapper.check_integrity()
             assert not swapper.take_plan(0)
-            assert swapper.host.room + len(swapper.host._idle) == swapper.host.num_slots
+            assert not swapper.host._held and not swapper.host._busy
 
 
 def largest_logprob_difference(a: RequestOutput, b: RequestOutput) -> float:

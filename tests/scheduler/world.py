@@ -325,6 +325,7 @@ class World:
         if self.host is not None:
             assert not self.swapper.take_plan(0), "copies that no step would make"
             assert not self.swapper.host._held
+            assert not self.scheduler._hash_log._steps
         assert all(block.ref_cnt == 0 for block in self.pool.blocks if not block.is_null)
         self.assert_free_queue_intact()
 

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vllm_pensieve.retention import CostModel, make_order
 from vllm_pensieve.space.host_tier import HostTier
-from vllm_pensieve.space.swapper import Evicted, Swapper
+from vllm_pensieve.space.swapper import Swapper
 
 BLOCK = 32
 COST = CostModel(linear=1.0, attention=0.01)
@@ -122,7 +122,7 @@ class PoolAndTier(RuleBasedStateMachine):
             self.next_block += 1
             self.in_use[block] = (key, BLOCK * key)
             self.gpu[block] = key
-            self.swapper.cached(key)
+            self.swapper.cached("request", block, key, BLOCK * key)
 
     @precondition(lambda self: self.in_use)
     @rule(data=st.data())
@@ -147,14 +147,18 @@ class PoolAndTier(RuleBasedStateMachine):
     def evict(self, data):
         block = data.draw(st.sampled_from(sorted(self.idle)))
         key, position = self.idle.pop(block)
-        self.swapper.evicted([Evicted(block, key, position, self.now, not self.holders(key))])
+        self.swapper.overwritten(block)
+        if not self.holders(key):
+            self.swapper.evicted([(block, key, position, self.now)])
 
     @precondition(lambda self: self.idle)
     @rule(data=st.data())
     def lose_content(self, data):
         block = data.draw(st.sampled_from(sorted(self.idle)))
         key, _ = self.idle.pop(block)
-        self.swapper.content_lost(block, key, last=not self.holders(key))
+        self.swapper.overwritten(block)
+        if not self.holders(key):
+            self.swapper.content_lost(key)
 
     @rule(keys=st.sets(st.integers(0, 9)), fits=st.booleans())
     def load(self, keys, fits):
@@ -170,7 +174,7 @@ class PoolAndTier(RuleBasedStateMachine):
             self.next_block += 1
             self.in_use[block] = (key, BLOCK * key)
             self.gpu[block] = None
-            self.swapper.cached(key)
+            self.swapper.cached("request", block, key, BLOCK * key)
             self.swapper.load(slot, block)
 
     @rule(ahead=st.integers(0, 3))

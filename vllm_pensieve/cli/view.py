@@ -31,8 +31,8 @@ DIFFERENCE_NOTE = (
     "`-- --dtype float32` tells whether it is only that)"
 )
 TABLE_CAPTION = (
-    "done: requests answered; TTFT: mean time to first token; turn 5+: the same from turn 5 on; "
-    "return: the same from turn 2 on; token: time per output token; "
+    "TTFT: mean time to first token; return, turn 5+: the same from turn 2 on, from turn 5 on; "
+    "token: time per output token; "
     "computed, swapped: share of prompt tokens not taken from a cache, and loaded from host memory"
 )
 
@@ -160,27 +160,15 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
 def _table(modes: dict[str, Any]) -> Table:
     table = Table(caption=TABLE_CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("mode", no_wrap=True)
-    for heading in (
-        "done",
-        "req/s",
-        "TTFT",
-        "p90",
-        "return",
-        "turn 5+",
-        "token",
-        "computed",
-        "swapped",
-    ):
+    for heading in ("req/s", "TTFT", "return", "turn 5+", "token", "computed", "swapped"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, numbers in modes.items():
         ttft, prompt = numbers["ttft_s"], numbers["prompt_tokens"]
         computed = prompt.get("recovered", 0) + prompt.get("new", 0)
         table.add_row(
             name,
-            f"{numbers['requests'] - numbers['failed']}/{numbers['requests']}",
             f"{numbers['throughput_rps']:.2f}",
             _seconds(ttft["mean"]),
-            _seconds(ttft["p90"]),
             _seconds(ttft["mean_returning"]),
             _seconds(ttft["mean_turn5plus"]),
             _seconds(numbers["tpot_s"]["mean"]),

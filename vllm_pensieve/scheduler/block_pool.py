@@ -9,9 +9,8 @@ from typing_extensions import override
 from vllm.v1.core.block_pool import BlockPool
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder
-from vllm_pensieve.scheduler.hash_log import HashLog
+from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
-from vllm_pensieve.space.swapper import Evicted, Swapper
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
@@ -67,24 +66,20 @@ class PensieveBlockPool(BlockPool):
         return True
 
 
-class SwappingBlockPool(PensieveBlockPool):
-    """A pool whose blocks have copies in host memory.
+class WatchedBlockPool(PensieveBlockPool):
+    """A pool that tells watchers of its cached blocks, in their order."""
 
-    hash_log: which blocks were hashed for which request lately, to be taken back should a load turn out bad.
-    """
-
-    swapper: Swapper
-    hash_log: HashLog
+    watchers: tuple[BlockWatcher, ...]
+    _leaving: list[tuple[int, Any]]
 
     @classmethod
-    def attach(cls, pool: PensieveBlockPool, swapper: Swapper) -> None:
-        """Have the swapper follow the blocks of a new, unused pool."""
+    def attach(cls, pool: PensieveBlockPool, watchers: Iterable[BlockWatcher]) -> None:
+        """Have the watchers follow the blocks of a new, unused pool."""
         assert type(pool) is PensieveBlockPool, type(pool)
         pool.__class__ = cls
         assert isinstance(pool, cls)
-        pool.swapper = swapper
-        pool.hash_log = HashLog()
-        pool._leaving = []  # blocks that lose their hash in the call under way: id, key, position
+        pool.watchers = tuple(watchers)
+        pool._leaving = []  # blocks that lose their hash in the call under way, and their keys
 
     @override
     def cache_full_blocks(
@@ -93,68 +88,75 @@ class SwappingBlockPool(PensieveBlockPool):
         blocks: list[KVCacheBlock],
         num_cached_blocks: int,
         num_full_blocks: int,
+        block_size: int,
         *args: Any,
         **kwargs: Any,
     ) -> None:
         super().cache_full_blocks(
-            request, blocks, num_cached_blocks, num_full_blocks, *args, **kwargs
+            request, blocks, num_cached_blocks, num_full_blocks, block_size, *args, **kwargs
         )
-        for block in blocks[num_cached_blocks:num_full_blocks]:
-            if block.block_hash is not None:
-                self.hash_log.add(request.request_id, block.block_id, block.block_hash)
-                self.swapper.cached(block.block_hash)
+        for index in range(num_cached_blocks, num_full_blocks):
+            block = blocks[index]
+            key = block.block_hash
+            if key is not None:
+                for watcher in self.watchers:
+                    watcher.cached(request.request_id, block.block_id, key, index * block_size)
 
     @override
     def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
         idle = [block for block in blocks if block.ref_cnt == 0 and block.block_hash is not None]
         super().touch(blocks)
-        for block in idle:
-            self.swapper.in_use(block.block_id, block.block_hash)
+        for watcher in self.watchers:
+            for block in idle:
+                watcher.in_use(block.block_id, block.block_hash)
 
     @override
     def free_blocks(self, ordered_blocks: Iterable[KVCacheBlock]) -> None:
         freed = list(ordered_blocks)
         super().free_blocks(freed)
-        queue = self.free_block_queue
         idle = [block for block in freed if block.ref_cnt == 0 and block.block_hash is not None]
-        if idle:
-            self.swapper.idle(
-                [block.block_id for block in idle],
-                [block.block_hash for block in idle],
-                [queue.position(block) for block in idle],
-                queue.last_use_s[idle[0].block_id],
-            )
+        if not idle:
+            return
+        queue = self.free_block_queue
+        block_ids = [block.block_id for block in idle]
+        keys = [block.block_hash for block in idle]
+        positions = [queue.position[block_id] for block_id in block_ids]
+        for watcher in self.watchers:
+            watcher.idle(block_ids, keys, positions, queue.last_use_s[block_ids[0]])
 
     @override
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
-        leaving: list[tuple[int, Any, int]] = []
-        self._leaving = leaving
+        self._leaving = []
         blocks = super().get_new_blocks(num_blocks)
-        if leaving:
-            last_use_s = self.free_block_queue.last_use_s
-            self.swapper.evicted(
-                [
-                    Evicted(block_id, key, position, last_use_s[block_id], self._is_gone(key))
-                    for block_id, key, position in leaving
-                ]
-            )
+        if self._leaving:
+            position, last_use_s = self.free_block_queue.position, self.free_block_queue.last_use_s
+            evicted = [
+                (block_id, key, position[block_id], last_use_s[block_id])
+                for block_id, key in self._leaving
+                if self._is_gone(key)
+            ]
+            for watcher in self.watchers:
+                watcher.evicted(evicted)
         return blocks
 
     @override
     def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
         """Called for each block that is handed out, and for each whose hash is taken off."""
-        if block.block_hash is not None:
-            position = self.free_block_queue.position(block)
-            self._leaving.append((block.block_id, block.block_hash, position))
+        key = block.block_hash
+        if key is not None:
+            self._leaving.append((block.block_id, key))
+            for watcher in self.watchers:
+                watcher.overwritten(block.block_id)
         return super()._maybe_evict_cached_block(block)
 
     @override
     def evict_blocks(self, block_ids: set[int]) -> None:
-        leaving: list[tuple[int, Any, int]] = []
-        self._leaving = leaving
+        self._leaving = []
         super().evict_blocks(block_ids)
-        for block_id, key, _ in leaving:
-            self.swapper.content_lost(block_id, key, last=self._is_gone(key))
+        for _, key in self._leaving:
+            if self._is_gone(key):
+                for watcher in self.watchers:
+                    watcher.content_lost(key)
 
     def _is_gone(self, key: Any) -> bool:
         return self.cached_block_hash_to_block.get_one_block(key) is None
@@ -163,5 +165,6 @@ class SwappingBlockPool(PensieveBlockPool):
     def reset_prefix_cache(self) -> bool:
         if not super().reset_prefix_cache():
             return False
-        self.swapper.clear()
+        for watcher in self.watchers:
+            watcher.clear()
         return True

@@ -10,6 +10,10 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from typing_extensions import override
+
+from vllm_pensieve.space.block_watcher import BlockWatcher
+
 
 class Hashed(NamedTuple):
     """A block that was given a hash (its key) for a request."""
@@ -19,15 +23,15 @@ class Hashed(NamedTuple):
     key: Hashable
 
 
-class HashLog:
+class HashLog(BlockWatcher):
     """The entries of every step in flight, the oldest first, and of the step being built."""
 
     def __init__(self) -> None:
         self._steps: deque[list[Hashed]] = deque()
         self._current: list[Hashed] = []
 
-    def add(self, request_id: str, block_id: int, key: Hashable) -> None:
-        """A block is given a hash now."""
+    @override
+    def cached(self, request_id: str, block_id: int, key: Hashable, position: int) -> None:
         self._current.append(Hashed(request_id, block_id, key))
 
     def step_scheduled(self) -> None:

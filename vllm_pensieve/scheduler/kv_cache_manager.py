@@ -16,11 +16,12 @@ from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
 from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Source, plan_restore
 
 if TYPE_CHECKING:
-    from vllm.v1.core.kv_cache_utils import KVCacheBlock
+    from vllm.v1.core.kv_cache_utils import BlockHashWithGroupId, KVCacheBlock
     from vllm.v1.request import Request
 
     from vllm_pensieve.metrics import PensieveStats
     from vllm_pensieve.space.swapper import Swapper
+    from vllm_pensieve.trace.recorder import TraceRecorder
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class PensieveKVCacheManager(KVCacheManager):
         stats: PensieveStats,
         costs: RestoreCosts,
         swapper: Swapper | None,
+        recorder: TraceRecorder | None,
     ) -> None:
         """Turn a new manager, whose pool is ours already, into one of ours in place."""
         assert type(manager) is KVCacheManager, type(manager)
@@ -76,6 +78,7 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._costs = costs
         manager._contiguous_costs = replace(costs, recovery=False)
         manager._swapper = swapper
+        manager._recorder = recorder
         manager._attention = manager.coordinator.single_type_managers[0]
 
     # -- lookup
@@ -165,9 +168,7 @@ class PensieveKVCacheManager(KVCacheManager):
     def allocate_slots(
         self, request: Request, num_new_tokens: int, *args: Any, **kwargs: Any
     ) -> KVCacheBlocks | None:
-        if (
-            not self.walks and not self._restores
-        ):  # almost always, and for every running request in every step
+        if not self.walks and not self._restores:  # most steps, for every running request
             return super().allocate_slots(request, num_new_tokens, *args, **kwargs)
         restore = self._restores.get(request.request_id)
         if restore is None:
@@ -273,3 +274,15 @@ class PensieveKVCacheManager(KVCacheManager):
         if request.num_preemptions == 0:
             resident = num_hits - recovered - swapped
             self._stats.count_prompt(request.num_prompt_tokens, resident, swapped, recovered)
+            if self._recorder is not None:
+                self._recorder.admitted(request.request_id, resident, swapped, recovered)
+                keys = self.prompt_keys(request)[: num_hits // block_size]
+                holes = restore.plan.holes if restore else ()
+                for hole in reversed(holes):
+                    del keys[hole.start : hole.end]
+                self._recorder.used(keys)
+
+    def prompt_keys(self, request: Request) -> list[BlockHashWithGroupId]:
+        """The keys of the full blocks of a request's prompt."""
+        full = request.num_prompt_tokens // self._costs.block_size
+        return [make_block_hash_with_group_id(h, 0) for h in request.block_hashes[:full]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,18 @@ from vllm_pensieve.compat import (
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.retention import CostModel, EvictionOrder, make_order
-from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, SwappingBlockPool
-from vllm_pensieve.scheduler.hash_log import tainted
+from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
+from vllm_pensieve.scheduler.hash_log import HashLog, tainted
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
+from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
 from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.restore_plan import RestoreCosts
 from vllm_pensieve.space.sessions import SessionTable
 from vllm_pensieve.space.swapper import Swapper
 from vllm_pensieve.swap.connector import PensieveConnector, SwapMetadata, SwapReport, block_bytes
+from vllm_pensieve.trace.recorder import TraceRecorder
+from vllm_pensieve.trace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -67,10 +71,13 @@ class PensieveMixin(Scheduler):
         self.walks: dict[str, Walk] = {}
         # Under priority policy: the tokens that the step being built computes, by request.
         self._chunks: dict[str, tuple[int, int]] = {}
+        self._notes_chunks = self.policy == SchedulingPolicy.PRIORITY
         self._jumped: set[str] = set()  # V2 model runner: moved since the worker last heard of them
         self._resend: list[Request] = []
         self._clock = StepClock()
         self.swapper: Swapper | None = None
+        self._hash_log = HashLog()
+        self._recorder: TraceRecorder | None = None
         self.plain_prefixes_because = why_plain_prefixes(
             self.vllm_config, self.kv_cache_config
         ) or why_unusual_manager(self.kv_cache_manager)
@@ -80,7 +87,8 @@ class PensieveMixin(Scheduler):
             self._report_stats = settings is not None
         else:
             logger.info(
-                "Pensieve: plain prefixes in vLLM's own order, because %s",
+                "Pensieve: plain prefixes in vLLM's own order%s, because %s",
+                " and no trace" if config.trace_prefix else "",
                 self.plain_prefixes_because,
             )
 
@@ -97,12 +105,12 @@ class PensieveMixin(Scheduler):
             )
 
         PensieveBlockPool.adopt(pool, new_order(), block_size, self._clock)
+        watchers: list[BlockWatcher] = []
         load_cost = 0.0
         if isinstance(self.connector, PensieveConnector) and self.connector.num_slots:
-            self.swapper = Swapper(
-                HostTier(self.connector.num_slots, new_order()), new_order(), self._clock
-            )
-            SwappingBlockPool.attach(pool, self.swapper)
+            host = HostTier(self.connector.num_slots, new_order(), self._dropped_from_host)
+            self.swapper = Swapper(host, new_order(), self._clock)
+            watchers += [self.swapper, self._hash_log]
             self._block_bytes = block_bytes(self.kv_cache_config)
             load_cost = self._block_bytes * (
                 config.load_cost_flops_per_byte or flops_per_copied_byte()
@@ -113,7 +121,14 @@ class PensieveMixin(Scheduler):
         costs = RestoreCosts(
             cost_model, block_size, config.step_cost_tokens, load_cost, config.recovery
         )
-        PensieveKVCacheManager.adopt(manager, self.pensieve_stats, costs, self.swapper)
+        if config.trace_prefix:
+            self._recorder = self._new_recorder(config, block_size)
+            watchers.append(self._recorder)
+        if watchers:
+            WatchedBlockPool.attach(pool, watchers)
+        PensieveKVCacheManager.adopt(
+            manager, self.pensieve_stats, costs, self.swapper, self._recorder
+        )
         self.walks = manager.walks  # one dict, owned by the manager
         if not config.recovery:
             self.plain_prefixes_because = "recovery is switched off"
@@ -128,21 +143,70 @@ class PensieveMixin(Scheduler):
             cost_model.linear / cost_model.attention if cost_model.attention else 0,
         )
 
-    # -- sessions
+    # -- sessions and traces
 
     @override
     def add_request(self, request: Request) -> None:
         is_new = request.request_id not in self.requests
         super().add_request(request)
         if is_new:
-            self.sessions.begin(
+            session = self.sessions.begin(
                 request.request_id, request.session_id, request.block_hashes, time.monotonic()
             )
+            if self._recorder is not None:
+                self._recorder.arrived(request.request_id, session.session_id, session.turns)
 
     @override
     def _free_blocks(self, request: Request) -> None:
         self.sessions.end(request.request_id, request.block_hashes, time.monotonic())
+        if self._recorder is not None:
+            reason = request.get_finished_reason()
+            self._recorder.finished(
+                request.request_id,
+                self.kv_cache_manager.prompt_keys(request),
+                request.num_prompt_tokens,
+                request.num_output_tokens,
+                request.num_preemptions,
+                None if reason is None else str(reason),
+            )
         super()._free_blocks(request)
+
+    def _new_recorder(self, config: PensieveConfig, block_size: int) -> TraceRecorder:
+        engine = self.parallel_config.data_parallel_rank
+        prefix = f"{config.trace_prefix}_engine{engine}" if engine else config.trace_prefix
+        swapper = self.swapper
+        recorder = TraceRecorder(
+            TraceWriter(prefix, int(config.trace_max_mb * 1e6)),
+            config.trace_workload,
+            block_size,
+            (lambda key: False)
+            if swapper is None
+            else (lambda key: swapper.host.find(key) is not None),
+        )
+        atexit.register(self._end_trace)
+        return recorder
+
+    def _dropped_from_host(self, key: Any) -> None:
+        if self._recorder is not None:
+            self._recorder.dropped(key)
+
+    def _note_first_tokens(self, recorder: TraceRecorder) -> None:
+        for request_id in list(recorder.awaiting_first_token):
+            request = self.requests.get(request_id)
+            if request is not None and request.num_output_tokens:
+                recorder.first_token(request_id)
+
+    def _end_trace(self) -> None:
+        if self._recorder is not None:
+            cached = self.kv_cache_manager.block_pool.cached_block_hash_to_block
+            self._recorder.close(lambda key: cached.get_one_block(key) is not None)
+            atexit.unregister(self._end_trace)
+            self._recorder = None
+
+    @override
+    def shutdown(self) -> None:
+        self._end_trace()
+        super().shutdown()
 
     # -- recovery: admission, every chunk, after the step
 
@@ -172,9 +236,11 @@ class PensieveMixin(Scheduler):
         num_new_tokens = super()._reserve_prefill_lookahead(
             request, num_computed_tokens, num_new_tokens
         )
-        if self.walks and (walk := self.walks.get(request.request_id)) is not None:
+        if not self.walks and not self._notes_chunks:  # almost always
+            return num_new_tokens
+        if (walk := self.walks.get(request.request_id)) is not None:
             num_new_tokens = walk.clip(num_computed_tokens, num_new_tokens)
-        if self.policy == SchedulingPolicy.PRIORITY:
+        if self._notes_chunks:
             end = num_computed_tokens + num_new_tokens
             self._chunks[request.request_id] = (num_computed_tokens, end)
         return num_new_tokens
@@ -260,7 +326,7 @@ class PensieveMixin(Scheduler):
         plan = self.swapper.take_plan(ahead)
         # Without this vLLM would have the loads begin after the forward pass.
         scheduler_output.has_sync_kv_loads |= bool(plan.loads)
-        pool.hash_log.step_scheduled()
+        self._hash_log.step_scheduled()
         return SwapMetadata(plan)
 
     @override
@@ -268,7 +334,9 @@ class PensieveMixin(Scheduler):
         self._clock.tick()
         outputs = super().update_from_output(*args, **kwargs)
         if self.swapper is not None:
-            self.kv_cache_manager.block_pool.hash_log.step_done()
+            self._hash_log.step_done()
+        if self._recorder is not None and self._recorder.awaiting_first_token:
+            self._note_first_tokens(self._recorder)
         return outputs
 
     @override
@@ -281,7 +349,7 @@ class PensieveMixin(Scheduler):
         manager = self.kv_cache_manager
         pool = manager.block_pool
         tables = {r.request_id: manager.get_block_ids(r.request_id)[0] for r in self.running}
-        requests, entries = tainted(invalid_block_ids, pool.hash_log.entries(), tables)
+        requests, entries = tainted(invalid_block_ids, self._hash_log.entries(), tables)
         for entry in entries:
             if pool.blocks[entry.block_id].block_hash == entry.key:
                 pool.evict_blocks({entry.block_id})

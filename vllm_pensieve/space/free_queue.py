@@ -19,7 +19,7 @@ class RetentionFreeQueue:
     Stands in for vLLM's queue: vLLM's block pool calls it and it calls nothing back. A block is cached while it has a
     hash. An empty block costs O(1), a cached one what the eviction order costs.
 
-    last_use_s: for each block, by id, when it last fell out of use.
+    last_use_s, position: for each block, by id, when it last fell out of use, and the tokens before it then.
     """
 
     def __init__(
@@ -33,16 +33,14 @@ class RetentionFreeQueue:
         """blocks: all blocks, by id. free: those that are free now, none of them cached, the first to leave first."""
         self.order = order
         self.evicted_blocks = 0
+        self.num_free_blocks = 0
         self.last_use_s = [0.0] * len(blocks)
+        self.position = [0] * len(blocks)
         self._blocks = blocks
         self._block_size = block_size
         self._clock = clock
         self._empty: OrderedDict[int, None] = OrderedDict()  # the last leaves first
         self.prepend_n(list(free))
-
-    @property
-    def num_free_blocks(self) -> int:
-        return len(self._empty) + len(self.order)
 
     @property
     def empty_blocks(self) -> int:
@@ -63,6 +61,7 @@ class RetentionFreeQueue:
             evicted = self.order.evict(n - from_empty, self._clock())
             self.evicted_blocks += len(evicted)
             popped += [self._blocks[block_id] for block_id in evicted]
+        self.num_free_blocks -= n
         return popped
 
     def remove(self, block: KVCacheBlock) -> None:
@@ -71,11 +70,13 @@ class RetentionFreeQueue:
             del self._empty[block.block_id]
         else:
             self.order.remove(block.block_id)
+        self.num_free_blocks -= 1
 
     def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
         """Add blocks without content; the first of them leaves next."""
         for block in reversed(blocks):
             self._empty[block.block_id] = None
+        self.num_free_blocks += len(blocks)
 
     def append(self, block: KVCacheBlock) -> None:
         """Add one cached block."""
@@ -85,15 +86,14 @@ class RetentionFreeQueue:
         """Add cached blocks that fell out of use now, the deepest of their sequence first."""
         if not blocks:
             return
-        now_s = self._clock()
+        now_s, size = self._clock(), self._block_size
         block_ids = [block.block_id for block in blocks]
-        for block_id in block_ids:
+        positions = [(block.block_hash_num_tokens or size) - size for block in blocks]
+        for block_id, position in zip(block_ids, positions, strict=True):
             self.last_use_s[block_id] = now_s
-        self.order.insert(block_ids, [self.position(block) for block in blocks], now_s)
-
-    def position(self, block: KVCacheBlock) -> int:
-        """Tokens before this cached block in its sequence."""
-        return (block.block_hash_num_tokens or self._block_size) - self._block_size
+            self.position[block_id] = position
+        self.order.insert(block_ids, positions, now_s)
+        self.num_free_blocks += len(blocks)
 
     def content_lost(self, block: KVCacheBlock) -> None:
         """The block lost its hash: if it is free it is now an empty one."""

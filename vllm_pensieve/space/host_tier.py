@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder
@@ -30,11 +30,18 @@ class HostTier:
     dropped_blocks: only copies that gave way so far.
     """
 
-    def __init__(self, num_slots: int, order: EvictionOrder) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        order: EvictionOrder,
+        on_dropped: Callable[[Hashable], None] | None = None,
+    ) -> None:
+        """on_dropped: called with the key of every only copy that gives way or is discarded."""
         self.num_slots = num_slots
         self.version = 0
         self.dropped_blocks = 0
         self._idle_share = num_slots // 4
+        self._on_dropped = on_dropped
         self._only = order
         self._busy: OrderedDict[int, None] = OrderedDict()
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -54,20 +61,27 @@ class HostTier:
     @property
     def room(self) -> int:
         """Copies of idle blocks that can be stored ahead of time."""
-        beside_only_copies = min(len(self._only), self._idle_share - len(self._idle))
-        return len(self._free) + len(self._busy) + max(beside_only_copies, 0)
+        at_once = len(self._free) + len(self._busy)
+        beside_only_copies = min(len(self._only), self._idle_share - len(self._idle) - at_once)
+        return at_once + max(beside_only_copies, 0)
 
-    def store(self, key: Hashable, position: int, now_s: float) -> int | None:
-        """A slot for a copy of an idle block that is made now; None if every slot is held.
+    def store(
+        self, key: Hashable, position: int, now_s: float, last_use_s: float | None = None
+    ) -> int | None:
+        """A slot for a copy that is made now; None if every slot is held.
 
-        position: tokens before the block.
+        position: tokens before the block. last_use_s: when the block was last used, if it leaves GPU memory now; None
+        if it is idle there.
         """
         assert key not in self._slot_of, key
         slot = self._take_slot(now_s)
         if slot is not None:
             self._slot_of[key], self._key_of[slot], self._position_of[slot] = slot, key, position
-            self._idle[slot] = None
             self.version += 1
+            if last_use_s is None:
+                self._idle[slot] = None
+            else:
+                self._add_only(slot, last_use_s)
         return slot
 
     def _take_slot(self, now_s: float) -> int | None:
@@ -79,6 +93,8 @@ class HostTier:
             slot = self._only.evict(1, now_s)[0]
             del self._last_use_s[slot]
             self.dropped_blocks += 1
+            if self._on_dropped is not None:
+                self._on_dropped(self._key_of[slot])
         elif self._idle:
             slot = next(reversed(self._idle))
         else:
@@ -101,7 +117,7 @@ class HostTier:
         self._enter(slot, Beside.NOTHING, last_use_s)
 
     def _enter(self, slot: int, state: Beside, last_use_s: float = 0.0) -> None:
-        if slot in self._held:
+        if self._held and slot in self._held:
             self._held[slot] = (state, last_use_s)
             return
         self._leave_state(slot)
@@ -110,8 +126,11 @@ class HostTier:
         elif state is Beside.IDLE:
             self._idle[slot] = None
         else:
-            self._only.insert([slot], [self._position_of[slot]], last_use_s)
-            self._last_use_s[slot] = last_use_s
+            self._add_only(slot, last_use_s)
+
+    def _add_only(self, slot: int, last_use_s: float) -> None:
+        self._only.insert([slot], [self._position_of[slot]], last_use_s)
+        self._last_use_s[slot] = last_use_s
 
     # -- loading
 
@@ -134,12 +153,18 @@ class HostTier:
         """The copies in these slots are not good, or not wanted: nobody finds them any more."""
         for slot in slots:
             if slot in self._key_of:
+                if self._on_dropped is not None and self._is_only(slot):
+                    self._on_dropped(self._key_of[slot])
                 self._forget(slot)
                 self._free.append(slot)
 
     def clear(self) -> None:
         """Give up every copy."""
         self.discard(list(self._key_of))
+
+    def _is_only(self, slot: int) -> bool:
+        held = self._held.get(slot)
+        return slot in self._only or (held is not None and held[0] is Beside.NOTHING)
 
     def _forget(self, slot: int) -> None:
         self._leave_state(slot)

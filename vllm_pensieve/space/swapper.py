@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+
+from typing_extensions import override
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.space.block_watcher import BlockWatcher, Evicted
 from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.swap_plan import SwapPlan
 
 
-class Evicted(NamedTuple):
-    """An unused cached block that is overwritten in the step being built.
-
-    position: tokens before it. last: whether no other block of the GPU holds the same.
-    """
-
-    block_id: int
-    key: Hashable
-    position: int
-    last_use_s: float
-    last: bool
-
-
-class Swapper:
+class Swapper(BlockWatcher):
     """Follows the blocks of the GPU pool, by the keys of what they hold.
 
     A block is clean while the host tier has a copy of it, else dirty. Unused dirty blocks have an eviction order of
     their own: its first are copied ahead of time, so that a block that must leave is clean by then. (An unused block
     whose copy gave way does not come back into that order; it is stored when it is evicted.)
 
-    stored_blocks, loaded_blocks: copies planned so far. evicted_to_host, evicted_to_nowhere: blocks that left GPU
-    memory, by whether a copy stayed.
+    stored_blocks, loaded_blocks: copies planned so far. evicted_blocks: blocks that left GPU memory;
+    evicted_to_nowhere: those of them of which no copy stayed.
     """
 
     def __init__(
@@ -44,7 +33,7 @@ class Swapper:
         self.host = host
         self.stored_blocks = 0
         self.loaded_blocks = 0
-        self.evicted_to_host = 0
+        self.evicted_blocks = 0
         self.evicted_to_nowhere = 0
         self._clock = clock
         self._dirty = dirty
@@ -56,12 +45,16 @@ class Swapper:
 
     # -- what happens to blocks of the GPU pool
 
-    def cached(self, key: Hashable) -> None:
-        """A block in use now holds what this key names."""
+    @override
+    def cached(self, request_id: str, block_id: int, key: Hashable, position: int) -> None:
+        self._is_busy(key)
+
+    def _is_busy(self, key: Hashable) -> None:
         slot = self.host.find(key)
         if slot is not None:
             self.host.block_in_use(slot)
 
+    @override
     def idle(
         self,
         block_ids: Sequence[int],
@@ -69,7 +62,6 @@ class Swapper:
         positions: Sequence[int],
         now_s: float,
     ) -> None:
-        """Cached blocks fell out of use, the deepest of their sequence first. positions: tokens before each."""
         dirty_ids: list[int] = []
         dirty_positions: list[int] = []
         for block_id, key, position in zip(block_ids, keys, positions, strict=True):
@@ -83,39 +75,48 @@ class Swapper:
         if dirty_ids:
             self._dirty.insert(dirty_ids, dirty_positions, now_s)
 
+    @override
     def in_use(self, block_id: int, key: Hashable) -> None:
-        """An unused cached block is used again."""
         if not self._no_longer_dirty(block_id):
-            self.cached(key)
+            self._is_busy(key)
 
-    def evicted(self, blocks: Sequence[Evicted]) -> None:
-        """These blocks leave GPU memory: what has no copy yet is copied first."""
-        now_s = self._clock()
-        for block_id, key, position, last_use_s, last in blocks:
-            self._no_longer_dirty(block_id)
-            self._cancel_load(block_id)
-            if not last:
-                continue
-            slot = self.host.find(key)
-            if slot is None:
-                slot = self.host.store(key, position, now_s)
-                if slot is None:
-                    self.evicted_to_nowhere += 1
-                    continue
-                self._stores[slot] = block_id
-            self.evicted_to_host += 1
-            self.host.block_gone(slot, last_use_s)
-
-    def content_lost(self, block_id: int, key: Hashable, last: bool) -> None:
-        """The block no longer counts as holding what the key names; a copy in host memory still does."""
+    @override
+    def overwritten(self, block_id: int) -> None:
         self._no_longer_dirty(block_id)
-        self._cancel_load(block_id)
+        if block_id in self._loads:
+            self.host.release([self._loads.pop(block_id)])
+
+    @override
+    def evicted(self, blocks: Sequence[Evicted]) -> None:
+        """What has no copy yet is copied before it is overwritten."""
+        now_s = self._clock()
+        host = self.host
+        for block_id, key, position, last_use_s in blocks:
+            slot = host.find(key)
+            if slot is not None:
+                host.block_gone(slot, last_use_s)
+                continue
+            slot = host.store(key, position, now_s, last_use_s)
+            if slot is not None:
+                self._stores[slot] = block_id
+            else:
+                self.evicted_to_nowhere += 1
+        self.evicted_blocks += len(blocks)
+
+    @property
+    def evicted_to_host(self) -> int:
+        """Blocks that left GPU memory and of which a copy stayed."""
+        return self.evicted_blocks - self.evicted_to_nowhere
+
+    @override
+    def content_lost(self, key: Hashable) -> None:
+        """A copy in host memory still counts."""
         slot = self.host.find(key)
-        if last and slot is not None:
+        if slot is not None:
             self.host.block_gone(slot, self._clock())
 
+    @override
     def clear(self) -> None:
-        """Nothing is cached any more, here or there."""
         for block_id in list(self._dirty_key):
             self._no_longer_dirty(block_id)
         self.host.clear()
@@ -134,11 +135,6 @@ class Swapper:
         assert block_id not in self._loads, block_id
         self._loads[block_id] = slot
 
-    def _cancel_load(self, block_id: int) -> None:
-        slot = self._loads.pop(block_id, None)
-        if slot is not None:
-            self.host.release([slot])
-
     # -- the step is built
 
     @property
@@ -148,7 +144,7 @@ class Swapper:
 
     def take_plan(self, ahead: int) -> SwapPlan:
         """The copies of the step. ahead: how many unused dirty blocks to copy ahead of time, at most."""
-        ahead_of_time = self._store_ahead(ahead)
+        ahead_of_time = self._store_ahead(min(ahead, len(self._dirty), self.host.room))
         plan = SwapPlan(
             tuple((block_id, slot) for slot, block_id in self._stores.items()),
             tuple((slot, block_id) for block_id, slot in self._loads.items()),
@@ -162,9 +158,10 @@ class Swapper:
 
     def _store_ahead(self, count: int) -> list[tuple[int, int]]:
         copies: list[tuple[int, int]] = []
+        if count <= 0:
+            return copies
         now_s = self._clock()
-        while len(copies) < count and len(self._dirty) and self.host.room > 0:
-            block_id = self._dirty.evict(1, now_s)[0]
+        for block_id in self._dirty.evict(count, now_s):
             key, position = self._dirty_key.pop(block_id)
             if self.host.find(key) is None:  # another block may have held the same
                 slot = self.host.store(key, position, now_s)

@@ -1,0 +1,136 @@
+"""From what happens in the scheduler to records."""
+
+import json
+
+import pytest
+
+from vllm_pensieve.trace.readers import read_trace
+from vllm_pensieve.trace.recorder import KEPT_TIMES, BlockIds, TraceRecorder
+from vllm_pensieve.trace.writer import TraceWriter
+
+BLOCK = 32
+
+
+class World:
+    """A recorder with a clock that is set by hand, and what it wrote."""
+
+    def __init__(self, folder):
+        self.now_s = 100.0
+        self.in_host_memory = set()
+        self.prefix = folder / "prefix_chat_b32"
+        self.recorder = TraceRecorder(
+            TraceWriter(str(self.prefix), 10**9),
+            "chat",
+            BLOCK,
+            self.in_host_memory.__contains__,
+            clock=lambda: self.now_s,
+        )
+
+    def written(self, kind, **close):
+        self.recorder.close(**close)
+        path = self.prefix.with_name(f"{self.prefix.name}_{kind}.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def keys(*names):
+    return [name.encode() for name in names]
+
+
+def serve(world, request_id, prompt_keys, prompt_tokens, sources=(0, 0, 0)):
+    world.recorder.arrived(request_id, "alice", turn=2)
+    world.now_s += 0.5
+    world.recorder.admitted(request_id, *sources)
+    world.now_s += 1.0
+    world.recorder.first_token(request_id)
+    world.now_s += 2.0
+    world.recorder.finished(request_id, prompt_keys, prompt_tokens, 11, 1, "stop")
+
+
+def test_a_request_is_recorded_with_its_times_sources_and_names(world):
+    serve(world, "r", keys("a", "b", "c", "d"), 4 * BLOCK + 5, sources=(32, 64, 32))
+    (record,) = world.written("requests")
+    assert record["schema"] == 1
+    assert (record["session_id"], record["turn"], record["workload"]) == ("alice", 2, "chat")
+    assert (record["queue_s"], record["ttft_s"], record["e2e_s"]) == (0.5, 1.5, 3.5)
+    assert record["monotonic_s"] == 100.0 and record["timestamp"] == 0.0
+    sources = [record[f"prompt_tokens_{s}"] for s in ("resident", "swapped", "recovered", "new")]
+    assert sources == [32, 64, 32, 5] and sum(sources) == record["prompt_tokens"]
+    assert record["reuse_fraction"] == pytest.approx(96 / 133)
+    assert (record["preemptions"], record["finish_reason"]) == (1, "stop")
+    assert (record["input_length"], record["output_length"]) == (133, 11)
+    assert len(set(record["hash_ids"])) == 5, "four full blocks and the end that is not full"
+
+
+def test_prompts_share_numbers_exactly_where_they_share_blocks(world):
+    serve(world, "r1", keys("a", "b"), 2 * BLOCK + 1)
+    serve(world, "r2", keys("a", "b", "c"), 3 * BLOCK + 1)
+    first, second = (record["hash_ids"] for record in world.written("requests"))
+    assert first[:2] == second[:2] and first[2] not in second
+    trace = read_trace(world.prefix.with_name(f"{world.prefix.name}_requests.jsonl"))
+    assert trace.format == "pensieve"
+
+
+def test_numbers_of_two_processes_have_nothing_in_common_and_tell_nothing_of_the_key():
+    assert BlockIds().of(b"a") != BlockIds().of(b"a")
+    ids = BlockIds()
+    assert ids.of(b"a") == ids.of(b"a") < 2**63
+
+
+def test_a_request_that_ends_with_its_first_token_has_a_time_to_it(world):
+    world.recorder.arrived("r", "alice", 1)
+    world.recorder.admitted("r", 0, 0, 0)
+    world.now_s += 1.0
+    world.recorder.finished("r", [], 5, 1, 0, "length")
+    (record,) = world.written("requests")
+    assert record["ttft_s"] == record["e2e_s"] == 1.0
+
+
+def test_a_request_that_is_never_admitted_is_recorded_too(world):
+    world.recorder.arrived("r", "alice", 1)
+    world.recorder.finished("r", [], 5, 0, 0, "abort")
+    (record,) = world.written("requests")
+    assert record["queue_s"] is None and record["ttft_s"] is None
+    assert record["prompt_tokens_new"] == 5
+
+
+def test_a_block_is_recorded_when_its_last_copy_goes(world):
+    recorder = world.recorder
+    recorder.arrived("r", "alice", 1)
+    recorder.cached("r", 1, b"a", 64)
+    world.now_s += 10
+    recorder.used([b"a", b"unknown"])
+    world.now_s += 5
+    recorder.used([b"a"])
+    world.in_host_memory.add(b"a")
+    recorder.evicted([(1, b"a", 64, 0.0)])
+    recorder.cached("r", 2, b"a", 64)  # loaded again: the same life
+    recorder.evicted([(2, b"a", 64, 0.0)])
+    world.now_s += 1
+    recorder.dropped(b"a")
+    (record,) = world.written("blocks")
+    assert (record["position"], record["session_id"], record["hits"]) == (64, "alice", 2)
+    assert record["reuse_gaps"] == [10.0, 5.0]
+    assert record["fate"] == "dropped"
+    assert record["fate_time"] - record["use_times"][0] == pytest.approx(16.0)
+
+
+def test_blocks_left_at_the_end_are_alive_or_swapped(world):
+    world.recorder.cached("r", 1, b"a", 0)
+    world.recorder.cached("r", 2, b"b", 32)
+    fates = {r["position"]: r["fate"] for r in world.written("blocks", is_resident=b"a".__eq__)}
+    assert fates == {0: "alive", 32: "swapped"}
+
+
+def test_of_a_block_that_is_used_very_often_the_first_and_the_latest_times_are_kept(world):
+    world.recorder.cached("r", 1, b"a", 0)
+    for _ in range(1000):
+        world.now_s += 1
+        world.recorder.used([b"a"])
+    (record,) = world.written("blocks")
+    assert record["hits"] == 1000 and len(record["use_times"]) == KEPT_TIMES
+    assert record["use_times"][-1] - record["use_times"][0] == pytest.approx(1000.0)

@@ -1,0 +1,231 @@
+"""Follows requests and blocks in the scheduler and hands finished records to the writer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from typing_extensions import override
+
+from vllm_pensieve.space.block_watcher import BlockWatcher, Evicted
+from vllm_pensieve.trace.records import SCHEMA, BlockRecord, RequestRecord
+from vllm_pensieve.trace.writer import TraceWriter
+
+KEPT_TIMES = 64
+"""Use times kept of one block; of a block used more often the first and the latest."""
+
+
+class BlockIds:
+    """Numbers for block keys that tell nothing of the text: hashed with a secret of this process.
+
+    Two prompts share a number exactly where they share a prefix. Numbers of different processes have nothing in common.
+    """
+
+    def __init__(self) -> None:
+        self._secret = os.urandom(32)
+
+    def of(self, key: bytes) -> int:
+        """A number of 63 bits."""
+        digest = hashlib.blake2b(key, digest_size=8, key=self._secret).digest()
+        return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass
+class _Request:
+    arrival_s: float
+    session_id: str
+    turn: int
+    queue_s: float | None = None
+    ttft_s: float | None = None
+    sources: tuple[int, int, int] = (0, 0, 0)  # resident, swapped, recovered
+
+
+@dataclass
+class _Block:
+    position: int
+    session_id: str
+    hits: int = 0
+    use_times_s: list[float] = field(default_factory=list)
+
+
+class TraceRecorder(BlockWatcher):
+    """Turns what happens in the scheduler into records. All times are seconds of the clock given.
+
+    Blocks are known by their keys, from when they are first cached until there is no copy of them any more. Where there
+    is a host tier, its swapper must be told of evictions before the recorder is.
+    """
+
+    def __init__(
+        self,
+        writer: TraceWriter,
+        workload: str,
+        block_tokens: int,
+        in_host_memory: Callable[[Hashable], bool] = lambda key: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """workload: written into every record. in_host_memory: whether a copy of a block is there, by its key."""
+        self._writer = writer
+        self._workload = workload
+        self._block_tokens = block_tokens
+        self._in_host_memory = in_host_memory
+        self._clock = clock
+        self._wall_offset_s = time.time() - clock()
+        self._first_arrival_s: float | None = None
+        self._ids = BlockIds()
+        self._requests: dict[str, _Request] = {}
+        self._blocks: dict[Hashable, _Block] = {}
+        self.awaiting_first_token: set[str] = set()
+
+    # -- requests
+
+    def arrived(self, request_id: str, session_id: str, turn: int) -> None:
+        """A request comes in."""
+        now_s = self._clock()
+        if self._first_arrival_s is None:
+            self._first_arrival_s = now_s
+        self._requests[request_id] = _Request(now_s, session_id, turn)
+
+    def admitted(self, request_id: str, resident: int, swapped: int, recovered: int) -> None:
+        """A request begins to run for the first time; tokens of its prompt by source."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            request.queue_s = self._clock() - request.arrival_s
+            request.sources = (resident, swapped, recovered)
+            self.awaiting_first_token.add(request_id)
+
+    def first_token(self, request_id: str) -> None:
+        """A request's first token was computed."""
+        self.awaiting_first_token.discard(request_id)
+        request = self._requests.get(request_id)
+        if request is not None:
+            request.ttft_s = self._clock() - request.arrival_s
+
+    def finished(
+        self,
+        request_id: str,
+        keys: Sequence[bytes],
+        prompt_tokens: int,
+        output_tokens: int,
+        preemptions: int,
+        finish_reason: str | None,
+    ) -> None:
+        """A request is over. keys: of its prompt's full blocks."""
+        self.awaiting_first_token.discard(request_id)
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return
+        keys = list(keys)
+        e2e_s = self._clock() - request.arrival_s
+        if request.ttft_s is None and output_tokens:  # its first token was its last
+            request.ttft_s = e2e_s
+        assert self._first_arrival_s is not None
+        timestamp_ms = 1e3 * (request.arrival_s - self._first_arrival_s)
+
+        def record() -> RequestRecord:
+            resident, swapped, recovered = request.sources
+            hash_ids = [self._ids.of(key) for key in keys]
+            if prompt_tokens > len(keys) * self._block_tokens:
+                hash_ids.append(self._ids.of(f"the end of {request_id}".encode()))
+            return RequestRecord(
+                schema=SCHEMA,
+                time=self._wall_offset_s + request.arrival_s,
+                monotonic_s=request.arrival_s,
+                request_id=request_id,
+                session_id=request.session_id,
+                turn=request.turn,
+                workload=self._workload,
+                block_tokens=self._block_tokens,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                prompt_tokens_resident=resident,
+                prompt_tokens_swapped=swapped,
+                prompt_tokens_recovered=recovered,
+                prompt_tokens_new=prompt_tokens - resident - swapped - recovered,
+                reuse_fraction=(resident + swapped) / prompt_tokens if prompt_tokens else 0.0,
+                queue_s=request.queue_s,
+                ttft_s=request.ttft_s,
+                e2e_s=e2e_s,
+                preemptions=preemptions,
+                finish_reason=finish_reason,
+                timestamp=timestamp_ms,
+                input_length=prompt_tokens,
+                output_length=output_tokens,
+                hash_ids=hash_ids,
+            )
+
+        self._writer.request(record)
+
+    # -- blocks
+
+    @override
+    def cached(self, request_id: str, block_id: int, key: Hashable, position: int) -> None:
+        if key not in self._blocks:
+            request = self._requests.get(request_id)
+            session_id = request.session_id if request else ""
+            self._blocks[key] = _Block(position, session_id, use_times_s=[self._clock()])
+
+    def used(self, keys: Iterable[Hashable]) -> None:
+        """A request that is admitted found these blocks."""
+        now_s = self._clock()
+        for key in keys:
+            block = self._blocks.get(key)
+            if block is not None:
+                block.hits += 1
+                block.use_times_s.append(now_s)
+                if len(block.use_times_s) > KEPT_TIMES:
+                    del block.use_times_s[1]
+
+    @override
+    def evicted(self, blocks: Sequence[Evicted]) -> None:
+        for _, key, _, _ in blocks:
+            self.content_lost(key)
+
+    @override
+    def content_lost(self, key: Hashable) -> None:
+        if not self._in_host_memory(key):
+            self.dropped(key)
+
+    @override
+    def clear(self) -> None:
+        for key in list(self._blocks):
+            self.dropped(key)
+
+    def dropped(self, key: Hashable) -> None:
+        """There is no copy of the block any more."""
+        block = self._blocks.pop(key, None)
+        if block is not None:
+            self._end(key, block, "dropped")
+
+    def _end(self, key: Hashable, block: _Block, fate: str) -> None:
+        fate_time = self._wall_offset_s + self._clock()
+
+        def record() -> BlockRecord:
+            assert isinstance(key, bytes), type(key)
+            times = block.use_times_s
+            return BlockRecord(
+                schema=SCHEMA,
+                block=self._ids.of(key),
+                position=block.position,
+                session_id=block.session_id,
+                workload=self._workload,
+                hits=block.hits,
+                use_times=[self._wall_offset_s + t for t in times],
+                reuse_gaps=[b - a for a, b in pairwise(times)],
+                fate=fate,
+                fate_time=fate_time,
+            )
+
+        self._writer.block(record)
+
+    # -- the end
+
+    def close(self, is_resident: Callable[[Hashable], bool] = lambda key: True) -> None:
+        """Write what became of the blocks that are left, and everything that still waits. Idempotent."""
+        for key, block in self._blocks.items():
+            self._end(key, block, "alive" if is_resident(key) else "swapped")
+        self._blocks.clear()
+        self._writer.close()
