@@ -17,7 +17,7 @@ GENERATED = ("--dataset", "generated")
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if key != "PREFIX_MODE"}
-    env |= {"COLUMNS": "200", "TERM": "dumb", "VLLM_LOGGING_LEVEL": "WARNING"} | environment
+    env |= {"COLUMNS": "200", "TERM": "dumb"} | environment
     return subprocess.run(
         [sys.executable, *command],
         capture_output=True,
@@ -49,7 +49,6 @@ def requests(folder: Path, name: str) -> list[dict[str, Any]]:
         ),
         (("qa", "--conversations", "0"), "Invalid value for '--conversations'"),
         (("chat_multi", "--dataset", "absent.json"), "absent.json: cannot be read: No such file"),
-        (("qa", "--model", "no/such-model"), "no model 'no/such-model'"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, arguments, message):
@@ -114,10 +113,10 @@ class TestAllWorkloadsWithoutAModel:
             for kind in ("requests", "blocks")
         }
 
-    def test_the_documented_environment_does_no_harm_and_is_told_to_do_nothing(self, simulated):
+    def test_the_documented_environment_does_no_harm_and_is_left_out(self, simulated):
         _, said = simulated
-        assert "VLLM_ATTENTION_BACKEND=TORCH_SDPA is not known to vLLM 0.32" in said
-        assert "VLLM_PLATFORM=cpu is not known to vLLM 0.32" in said
+        assert "VLLM_ATTENTION_BACKEND=TORCH_SDPA is left out, it is not known to vLLM" in said
+        assert "VLLM_PLATFORM=cpu is left out, it is not known to vLLM" in said
 
     @pytest.mark.parametrize("size", [16, 32, 64])
     def test_blocks_have_the_size_asked_for(self, simulated, size):
@@ -173,11 +172,3 @@ def test_a_greeting_is_not_shared_and_a_letter_is_the_second_time(tmp_path):
     reuse = [record["reuse_fraction"] for record in requests(tmp_path, "hello_b32")]
     assert reuse[0] == reuse[1] == reuse[4] == 0
     assert min(reuse[2:4]) > 0.9
-
-
-@pytest.mark.engine
-def test_vllm_that_cannot_start_is_one_message(tmp_path):
-    answer = collect("qa", "--simulate", "--kv-cache-gib", "0.001", "--out", str(tmp_path))
-    assert answer.returncode == 2
-    assert "vLLM cannot start with model 'demo' and blocks of 32 tokens" in answer.stderr
-    assert "Traceback" not in answer.stderr

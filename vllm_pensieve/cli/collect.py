@@ -240,13 +240,13 @@ def _print_recorded(console: Console, recorded: Sequence[Recorded]) -> None:
     from rich.table import Table
 
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("trace", no_wrap=True)
+    table.add_column("trace", overflow="fold")
     for heading in ("requests", "prompt tokens", "cached", "output tokens", "lasts s", "took s"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     table.add_column("model")
     for one in recorded:
         table.add_row(
-            str(one.recording.prefix),
+            one.recording.prefix.name,
             f"{len(one.replies):,}",
             f"{one.prompt_tokens:,}",
             f"{one.cached_tokens / one.prompt_tokens:.1%}",

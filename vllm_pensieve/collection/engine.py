@@ -18,11 +18,16 @@ SIMULATOR_KEY = "pensieve_simulator"
 CPU_BLOCK_MULTIPLE = 32
 """vLLM's attention on the CPU takes blocks of so many tokens or multiples."""
 
-UNKNOWN_TO_VLLM = ("VLLM_PLATFORM", "VLLM_ATTENTION_BACKEND")
-"""Told by guides for earlier versions; vLLM 0.32 finds its platform itself and takes the backend as an option."""
+WITHOUT_EFFECT = {
+    # Told by guides for earlier versions; vLLM 0.32 finds its platform itself and takes the backend as an option.
+    "VLLM_PLATFORM": "is not known to vLLM 0.32",
+    "VLLM_ATTENTION_BACKEND": "is not known to vLLM 0.32",
+    "VLLM_CPU_KVCACHE_SPACE": "would override --kv-cache-gib",
+}
+"""Environment variables that are taken out, and why."""
 
 ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # this is the main process, which does more than compute
 }
@@ -32,8 +37,8 @@ ENVIRONMENT = {
 def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     """Set up the environment for an engine in this process, before vLLM is imported; return what one should know."""
     notes = [
-        f"{name}={environment.pop(name)} is not known to vLLM 0.32 and does nothing"
-        for name in UNKNOWN_TO_VLLM
+        f"{name}={environment.pop(name)} is left out, it {why}"
+        for name, why in WITHOUT_EFFECT.items()
         if name in environment
     ]
     if environment.get(SWITCH) == "0":
@@ -85,5 +90,5 @@ def start_engine(recording: Recording) -> LLMEngine:
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
         raise UsageError(
             f"vLLM cannot start with model {recording.model!r} and blocks of {recording.block_tokens} tokens: "
-            f"{' '.join(lines[:2]) or type(error).__name__}"
+            f"{' '.join(lines[:2]) or type(error).__name__} (see --kv-cache-gib and --max-prompt-tokens)"
         ) from error

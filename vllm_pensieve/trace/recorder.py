@@ -65,7 +65,7 @@ class TraceRecorder(BlockWatcher):
         workload: str,
         block_tokens: int,
         in_host_memory: Callable[[Hashable], bool] = lambda key: False,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lambda: time.monotonic(),  # as it is then: it may be virtual
     ) -> None:
         """workload: written into every record. in_host_memory: whether a copy of a block is there, by its key."""
         self._writer = writer
