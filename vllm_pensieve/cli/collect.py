@@ -240,20 +240,20 @@ def _print_recorded(console: Console, recorded: Sequence[Recorded]) -> None:
     from rich.table import Table
 
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("trace", overflow="fold")
+    table.add_column("prefix_…", no_wrap=True)
     for heading in ("requests", "prompt tokens", "cached", "output tokens", "lasts s", "took s"):
         table.add_column(heading, justify="right")
-    table.add_column("model")
+    table.add_column("model", overflow="fold")
     for one in recorded:
         table.add_row(
-            one.recording.prefix.name,
+            one.recording.prefix.name.removeprefix("prefix_"),
             f"{len(one.replies):,}",
             f"{one.prompt_tokens:,}",
             f"{one.cached_tokens / one.prompt_tokens:.1%}",
             f"{one.output_tokens:,}",
             f"{one.lasted_s:.1f}",
             f"{one.took_s:.1f}",
-            "simulated" if one.recording.simulate else one.recording.model,
+            "none" if one.recording.simulate else one.recording.model,
         )
     console.print(table, highlight=False)
     out = recorded[0].recording.out

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vllm_pensieve.collection.recording import Recording
     from vllm_pensieve.workloads.events import RequestEvent
 
-SHOWN_CHARACTERS = 48
+SHOWN_CHARACTERS = 12
 
 Simulate = Annotated[
     bool, typer.Option("--simulate", help="No model: vLLM's engine with tokens made up.")
@@ -145,21 +145,19 @@ def _print(console: object, events: Sequence[RequestEvent], recorded: Recorded) 
 
     assert isinstance(console, Console)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title=recorded.recording.workload)
-    for heading in ("time s", "conversation", "turn"):
+    for heading in ("time s", "conversation", "turn", "tokens", "cached"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("prompt ends in", "reply"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("prompt tokens", "cached"):
-        table.add_column(heading, justify="right")
     for event, reply in zip(events, recorded.replies, strict=True):
         table.add_row(
             f"{event.time:.1f}",
             event.conversation_id,
             str(event.turn_index),
+            str(reply.prompt_tokens),
+            f"{reply.cached_tokens / reply.prompt_tokens:.1%}",
             Text(repr(event.prompt[-SHOWN_CHARACTERS:])),
             Text(repr(reply.text[:SHOWN_CHARACTERS])),
-            str(reply.prompt_tokens),
-            f"{reply.cached_tokens / reply.prompt_tokens:.0%}",
         )
     console.print(table, highlight=False)
     console.print(
