@@ -85,6 +85,27 @@ def test_without_recovery_what_stands_behind_a_dropped_block_is_not_loaded(make_
     world.assert_sound()
 
 
+def test_a_prompt_waits_until_there_is_memory_for_what_it_loads_and_what_is_new(make_world, prompt):
+    from tests.scheduler.world import tokens
+
+    world = make_world(
+        blocks=30,
+        host_blocks=300,
+        whole_sequence_must_fit=False,
+        settings={"admission_reserve": 0.0},
+    )
+    world.serve(prompt)
+    world.swap_out()
+    other = world.add(tokens(230, seed=5), output_tokens=8)  # 15 of 29 blocks
+    world.step()
+    longer = world.add(prompt + tokens(40, seed=6))  # loads 12, and needs 3 more
+    world.step()
+    assert not world.manager.get_block_ids(longer.request_id)[0]
+    world.drain()
+    world.assert_answered(other, longer)
+    assert world.host.loaded == 12
+
+
 def test_unused_blocks_are_copied_before_anything_needs_their_place(make_world, prompt):
     world = make_world(blocks=40, host_blocks=300, settings={"ahead_of_time_threshold": 1.0})
     world.serve(prompt, output_tokens=1)

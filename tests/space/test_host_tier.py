@@ -100,6 +100,19 @@ def test_discarded_slots_are_free_and_not_found(tier):
     tier.check_integrity()
 
 
+def test_a_copy_that_gives_way_in_the_step_that_planned_it_is_not_made():
+    host = HostTier(4, order("retention"))
+    swapper = Swapper(host, order("retention"), lambda: 10.0)
+    for key in "abc":
+        host.block_gone(host.store(key, 100 * BLOCK, 0.0), last_use_s=9.0)
+    swapper.evicted([(1, "shallow", 0, 0.0)])  # worth least
+    swapper.idle([2], ["d"], [100 * BLOCK], 9.0)
+    plan = swapper.take_plan(ahead=1)
+    plan.check_integrity()
+    assert plan.stores == () and [block for block, _ in plan.ahead] == [2]
+    assert host.find("shallow") is None
+
+
 class PoolAndTier(RuleBasedStateMachine):
     """A GPU pool as plain dicts beside the swapper: the copies must always add up."""
 
