@@ -9,6 +9,7 @@ from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY
 from vllm_pensieve.metrics import STATS_KEY, LogReporter, PrometheusReporter
 from vllm_pensieve.retention.cost_model import ModelShape
 
@@ -329,15 +330,16 @@ def _reading_prometheus(stock: Any) -> Any:
 
         def __init__(self, vllm_config: Any, labelnames: Any, per_engine_labelvalues: Any) -> None:
             super().__init__(vllm_config, labelnames, per_engine_labelvalues)
-            self.pensieve_labels = (labelnames, per_engine_labelvalues)
+            # At once: when another engine is made in this process, vLLM takes the metrics that are there out again.
+            if ADDITIONAL_CONFIG_KEY in vllm_config.additional_config:
+                self.pensieve = PrometheusReporter(
+                    self._counter_cls, self._gauge_cls, labelnames, per_engine_labelvalues
+                )
 
         def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
             rest = dict(transfer_stats_data)
-            if (report := rest.pop(STATS_KEY, None)) is not None:
-                if self.pensieve is None:
-                    self.pensieve = PrometheusReporter(
-                        self._counter_cls, self._gauge_cls, *self.pensieve_labels
-                    )
+            report = rest.pop(STATS_KEY, None)
+            if report is not None and self.pensieve is not None:
                 self.pensieve.observe(report, engine_idx)
             if rest:
                 super().observe(rest, engine_idx)

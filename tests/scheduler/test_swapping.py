@@ -85,6 +85,27 @@ def test_without_recovery_what_stands_behind_a_dropped_block_is_not_loaded(make_
     world.assert_sound()
 
 
+def test_a_prompt_waits_until_there_is_memory_for_what_it_loads_and_what_is_new(make_world, prompt):
+    from tests.scheduler.world import tokens
+
+    world = make_world(
+        blocks=30,
+        host_blocks=300,
+        whole_sequence_must_fit=False,
+        settings={"admission_reserve": 0.0},
+    )
+    world.serve(prompt)
+    world.swap_out()
+    other = world.add(tokens(230, seed=5), output_tokens=8)  # 15 of 29 blocks
+    world.step()
+    longer = world.add(prompt + tokens(40, seed=6))  # loads 12, and needs 3 more
+    world.step()
+    assert not world.manager.get_block_ids(longer.request_id)[0]
+    world.drain()
+    world.assert_answered(other, longer)
+    assert world.host.loaded == 12
+
+
 def test_unused_blocks_are_copied_before_anything_needs_their_place(make_world, prompt):
     world = make_world(blocks=40, host_blocks=300, settings={"ahead_of_time_threshold": 1.0})
     world.serve(prompt, output_tokens=1)
@@ -236,6 +257,7 @@ def test_no_answer_is_wrong_whatever_is_swapped_dropped_failed_or_aborted(
             steps_in_flight=steps_in_flight,
             runner=runner,
             policy=policy,
+            whole_sequence_must_fit=vary.choice([True, False]),
         )
         world.host.fail_loads = world.host.fail_stores = faults
         priorities = 3 if policy == "priority" else 1
@@ -243,8 +265,10 @@ def test_no_answer_is_wrong_whatever_is_swapped_dropped_failed_or_aborted(
         counts += traffic.play()
         if not faults:
             world.assert_sound()  # with faults a step may read what failed, but nobody sees its answer
-            assert not world.falsely_stored_slots()
         assert not world.falsely_cached_blocks()
+        for _ in range(3):
+            world.step()  # copies ahead of time end, and failed ones are told
+        assert not world.falsely_stored_slots()
         world.assert_nothing_left()
         loaded += world.host.loaded
         stored += world.host.stored

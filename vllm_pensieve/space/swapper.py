@@ -82,9 +82,9 @@ class Swapper(BlockWatcher):
 
     @override
     def overwritten(self, block_id: int) -> None:
+        # A step admits requests after it has preempted others, so what it loads is in use until it is built.
+        assert block_id not in self._loads, block_id
         self._no_longer_dirty(block_id)
-        if block_id in self._loads:
-            self.host.release([self._loads.pop(block_id)])
 
     @override
     def evicted(self, blocks: Sequence[Evicted]) -> None:
