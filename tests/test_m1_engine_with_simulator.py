@@ -77,6 +77,17 @@ def test_hello_world_generates_hello_world(llm):
     assert output.finish_reason == "stop"
 
 
+def test_stock_vllm_runs_on_it_as_well(tiny_model, keep_alive):
+    from vllm import LLM
+
+    stock = LLM(str(tiny_model), distributed_executor_backend=EXECUTOR, max_model_len=640)
+    keep_alive(stock)
+    scheduler = stock.llm_engine.engine_core.engine_core.scheduler
+    assert type(scheduler).__module__.startswith("vllm.")
+    (output,) = generate(stock, ["Hello world"])
+    assert output.text == "Hello world"
+
+
 def test_many_prompts_at_once_each_get_their_own_back(llm, scheduler):
     prompts = [f"Hello world {i} " + "and so on " * (i % 7) for i in range(40)]
     outputs = generate(llm, prompts)

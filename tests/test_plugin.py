@@ -26,6 +26,13 @@ def test_off_it_leaves_the_engine_arguments_alone(engine_args):
     assert args == untouched
 
 
+def test_with_the_simulator_the_front_end_refuses_log_probabilities_it_cannot_give(engine_args):
+    args = engine_args(distributed_executor_backend=plugin.SIMULATOR)
+    plugin.configure(args)
+    assert args.max_logprobs == 0
+    assert args.scheduler_cls is None  # nothing else
+
+
 @pytest.mark.parametrize("switch", ["environment", "additional_config"])
 def test_on_it_sets_the_scheduler_and_passes_its_settings_on(engine_args, monkeypatch, switch):
     additional = {"other": 1}
