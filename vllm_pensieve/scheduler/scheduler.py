@@ -179,9 +179,7 @@ class PensieveMixin(Scheduler):
             TraceWriter(prefix, int(config.trace_max_mb * 1e6)),
             config.trace_workload,
             block_size,
-            (lambda key: False)
-            if swapper is None
-            else (lambda key: swapper.host.find(key) is not None),
+            lambda key: swapper is not None and swapper.host.find(key) is not None,
         )
         atexit.register(self._end_trace)
         return recorder

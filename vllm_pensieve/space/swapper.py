@@ -38,9 +38,8 @@ class Swapper(BlockWatcher):
         self._clock = clock
         self._dirty = dirty
         self._dirty_key: dict[int, tuple[Hashable, int]] = {}  # block -> key, position
-        self._stores: dict[
-            int, int
-        ] = {}  # slot -> block; a copy may give way in the step that plans it
+        # Slot -> block: a copy may give way to another in the step that plans it.
+        self._stores: dict[int, int] = {}
         self._loads: dict[int, int] = {}  # block -> slot
 
     # -- what happens to blocks of the GPU pool
