@@ -156,7 +156,7 @@ def _print(console: object, events: Sequence[RequestEvent], recorded: Recorded) 
             str(event.turn_index),
             str(reply.prompt_tokens),
             f"{reply.cached_tokens / reply.prompt_tokens:.1%}",
-            Text(repr(event.prompt[-SHOWN_CHARACTERS:])),
+            Text(repr(event.prompt.removesuffix("\nAssistant:")[-SHOWN_CHARACTERS:])),
             Text(repr(reply.text[:SHOWN_CHARACTERS])),
         )
     console.print(table, highlight=False)
