@@ -119,6 +119,12 @@ def test_a_block_is_recorded_when_its_last_copy_goes(world):
     assert record["fate_time"] - record["use_times"][0] == pytest.approx(16.0)
 
 
+def test_records_that_are_lost_are_told(world):
+    assert world.recorder.lost is None
+    world.recorder._writer.dropped = 3
+    assert world.recorder.lost == "3 records are missing (the writer fell behind)"
+
+
 def test_blocks_left_at_the_end_are_alive_or_swapped(world):
     world.recorder.cached("r", 1, b"a", 0)
     world.recorder.cached("r", 2, b"b", 32)

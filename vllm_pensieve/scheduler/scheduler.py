@@ -198,6 +198,8 @@ class PensieveMixin(Scheduler):
         if self._recorder is not None:
             cached = self.kv_cache_manager.block_pool.cached_block_hash_to_block
             self._recorder.close(lambda key: cached.get_one_block(key) is not None)
+            if self._recorder.lost:
+                logger.warning("Pensieve: the trace is not complete: %s", self._recorder.lost)
             atexit.unregister(self._end_trace)
             self._recorder = None
 

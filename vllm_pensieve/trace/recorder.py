@@ -223,6 +223,14 @@ class TraceRecorder(BlockWatcher):
 
     # -- the end
 
+    @property
+    def lost(self) -> str | None:
+        """How many records could not be written, and why; None if all were."""
+        if not self._writer.dropped:
+            return None
+        why = self._writer.failure or "the writer fell behind"
+        return f"{self._writer.dropped} records are missing ({why})"
+
     def close(self, is_resident: Callable[[Hashable], bool] = lambda key: True) -> None:
         """Write what became of the blocks that are left, and everything that still waits. Idempotent."""
         for key, block in self._blocks.items():
