@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,41 +23,32 @@ from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.retention import CostModel, EvictionOrder, make_order
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
-from vllm_pensieve.scheduler.hash_log import HashLog, tainted
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
+from vllm_pensieve.scheduler.swapping import SwappingMixin
+from vllm_pensieve.scheduler.tracing import TracingMixin
 from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
-from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.restore_plan import RestoreCosts
 from vllm_pensieve.space.sessions import SessionTable
-from vllm_pensieve.space.swapper import Swapper
-from vllm_pensieve.swap.connector import PensieveConnector, SwapMetadata, SwapReport, block_bytes
-from vllm_pensieve.trace.recorder import TraceRecorder
-from vllm_pensieve.trace.writer import TraceWriter
+from vllm_pensieve.swap.connector import PensieveConnector
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
     from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
     from vllm.v1.metrics.stats import SchedulerStats
-    from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
 
     from vllm_pensieve.recovery import Walk
 
 logger = init_logger("vllm.pensieve")
 
-# Of idle blocks copied ahead of time beside one step: a burst would hold up the next step.
-AHEAD_BLOCKS_PER_STEP = 64
 
-
-class PensieveMixin(Scheduler):
+class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
     """Keeps the blocks of conversations by retention value and recovers prefixes with holes.
 
     A request that recovers is a member of `running` like any other; only its position moves differently (recovery.py).
 
     plain_prefixes_because: why holes are not recovered with this model and configuration, or None when they are.
-    swapper: keeps copies of blocks in host memory, or None where there is no host tier.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,9 +65,6 @@ class PensieveMixin(Scheduler):
         self._jumped: set[str] = set()  # V2 model runner: moved since the worker last heard of them
         self._resend: list[Request] = []
         self._clock = StepClock()
-        self.swapper: Swapper | None = None
-        self._hash_log = HashLog()
-        self._recorder: TraceRecorder | None = None
         self.plain_prefixes_because = why_plain_prefixes(
             self.vllm_config, self.kv_cache_config
         ) or why_unusual_manager(self.kv_cache_manager)
@@ -108,22 +95,17 @@ class PensieveMixin(Scheduler):
         watchers: list[BlockWatcher] = []
         load_cost = 0.0
         if isinstance(self.connector, PensieveConnector) and self.connector.num_slots:
-            host = HostTier(self.connector.num_slots, new_order(), self._dropped_from_host)
-            self.swapper = Swapper(host, new_order(), self._clock)
-            watchers += [self.swapper, self._hash_log]
-            self._block_bytes = block_bytes(self.kv_cache_config)
+            watchers += self._add_host_tier(
+                self.connector.num_slots, new_order, config, self._dropped_from_host
+            )
             load_cost = self._block_bytes * (
                 config.load_cost_flops_per_byte or flops_per_copied_byte()
             )
-            self._wanted_clean = int(config.ahead_of_time_threshold * pool.num_gpu_blocks)
-            reserve = int(config.admission_reserve * pool.num_gpu_blocks)
-            manager.watermark_blocks = max(manager.watermark_blocks, reserve)
         costs = RestoreCosts(
             cost_model, block_size, config.step_cost_tokens, load_cost, config.recovery
         )
         if config.trace_prefix:
-            self._recorder = self._new_recorder(config, block_size)
-            watchers.append(self._recorder)
+            watchers.append(self._start_trace(config, block_size, self._is_in_host_memory))
         if watchers:
             WatchedBlockPool.attach(pool, watchers)
         PensieveKVCacheManager.adopt(
@@ -170,43 +152,6 @@ class PensieveMixin(Scheduler):
                 None if reason is None else str(reason),
             )
         super()._free_blocks(request)
-
-    def _new_recorder(self, config: PensieveConfig, block_size: int) -> TraceRecorder:
-        engine = self.parallel_config.data_parallel_rank
-        prefix = f"{config.trace_prefix}_engine{engine}" if engine else config.trace_prefix
-        swapper = self.swapper
-        recorder = TraceRecorder(
-            TraceWriter(prefix, int(config.trace_max_mb * 1e6)),
-            config.trace_workload,
-            block_size,
-            lambda key: swapper is not None and swapper.host.find(key) is not None,
-        )
-        atexit.register(self._end_trace)
-        return recorder
-
-    def _dropped_from_host(self, key: Any) -> None:
-        if self._recorder is not None:
-            self._recorder.dropped(key)
-
-    def _note_first_tokens(self, recorder: TraceRecorder) -> None:
-        for request_id in list(recorder.awaiting_first_token):
-            request = self.requests.get(request_id)
-            if request is not None and request.num_output_tokens:
-                recorder.first_token(request_id)
-
-    def _end_trace(self) -> None:
-        if self._recorder is not None:
-            cached = self.kv_cache_manager.block_pool.cached_block_hash_to_block
-            self._recorder.close(lambda key: cached.get_one_block(key) is not None)
-            if self._recorder.lost:
-                logger.warning("Pensieve: the trace is not complete: %s", self._recorder.lost)
-            atexit.unregister(self._end_trace)
-            self._recorder = None
-
-    @override
-    def shutdown(self) -> None:
-        self._end_trace()
-        super().shutdown()
 
     # -- recovery: admission, every chunk, after the step
 
@@ -307,7 +252,7 @@ class PensieveMixin(Scheduler):
         self._jumped.discard(request.request_id)
         super()._free_request_blocks(request)
 
-    # -- the host tier
+    # -- time
 
     @override
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
@@ -315,74 +260,9 @@ class PensieveMixin(Scheduler):
         return super().schedule(*args, **kwargs)
 
     @override
-    def _build_kv_connector_meta(
-        self, connector: Any, scheduler_output: SchedulerOutput
-    ) -> KVConnectorMetadata:
-        if self.swapper is None:
-            return super()._build_kv_connector_meta(connector, scheduler_output)
-        pool = self.kv_cache_manager.block_pool
-        clean = pool.free_block_queue.num_free_blocks - self.swapper.dirty_blocks
-        ahead = min(self._wanted_clean - clean, AHEAD_BLOCKS_PER_STEP)
-        plan = self.swapper.take_plan(ahead)
-        # Without this vLLM would have the loads begin after the forward pass.
-        scheduler_output.has_sync_kv_loads |= bool(plan.loads)
-        self._hash_log.step_scheduled()
-        return SwapMetadata(plan)
-
-    @override
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         self._clock.tick()
-        outputs = super().update_from_output(*args, **kwargs)
-        if self.swapper is not None:
-            self._hash_log.step_done()
-        if self._recorder is not None and self._recorder.awaiting_first_token:
-            self._note_first_tokens(self._recorder)
-        return outputs
-
-    @override
-    def _handle_invalid_blocks(
-        self, invalid_block_ids: set[int], *args: Any, **kwargs: Any
-    ) -> set[str]:
-        """Some blocks could not be loaded: take back whatever rests on them, and begin those requests again."""
-        if self.swapper is None:
-            return super()._handle_invalid_blocks(invalid_block_ids, *args, **kwargs)
-        manager = self.kv_cache_manager
-        pool = manager.block_pool
-        tables = {r.request_id: manager.get_block_ids(r.request_id)[0] for r in self.running}
-        requests, entries = tainted(invalid_block_ids, self._hash_log.entries(), tables)
-        for entry in entries:
-            if pool.blocks[entry.block_id].block_hash == entry.key:
-                pool.evict_blocks({entry.block_id})
-            slot = self.swapper.host.find(entry.key)
-            if slot is not None:
-                self.swapper.host.discard([slot])
-        # Of a request that was preempted already it is not known whether what is still to come from it is good.
-        for request in self.requests.values():
-            if request.num_stale_output_tokens > 0:
-                request.drop_stale_output = True
-        for request in [r for r in reversed(self.running) if r.request_id in requests]:
-            self.running.remove(request)
-            self._preempt_request(request, time.monotonic(), drop_stale_output=True)
-            self.prev_step_scheduled_req_ids.discard(request.request_id)
-        logger.warning(
-            "Pensieve: %d blocks could not be loaded from host memory; %d requests begin again without them",
-            len(invalid_block_ids),
-            len(requests),
-        )
-        return requests
-
-    @override
-    def _update_from_kv_xfer_finished(self, kv_connector_output: KVConnectorOutput) -> None:
-        super()._update_from_kv_xfer_finished(kv_connector_output)
-        report = kv_connector_output.kv_connector_worker_meta
-        if self.swapper is not None and isinstance(report, SwapReport):
-            self.swapper.host.discard(report.bad_slots)
-
-    @override
-    def reset_connector_cache(self) -> bool:
-        if self.swapper is not None:
-            self.swapper.host.clear()
-        return super().reset_connector_cache()
+        return super().update_from_output(*args, **kwargs)
 
     # -- statistics
 
@@ -394,24 +274,19 @@ class PensieveMixin(Scheduler):
             and self._report_stats
             and self.pensieve_stats.report_due(time.monotonic())
         ):
-            self._count_swaps()
+            self._count_evictions()
             stats.kv_connector_stats = {
                 **(stats.kv_connector_stats or {}),
                 STATS_KEY: self._report(),
             }
         return stats
 
-    def _count_swaps(self) -> None:
-        stats, swapper = self.pensieve_stats, self.swapper
-        if swapper is None:
+    def _count_evictions(self) -> None:
+        if self.swapper is None:
             queue = self.kv_cache_manager.block_pool.free_block_queue
-            stats.evictions["dropped"] = queue.evicted_blocks
-            return
-        stats.evictions["host"] = swapper.evicted_to_host
-        stats.evictions["dropped"] = swapper.evicted_to_nowhere + swapper.host.dropped_blocks
-        block = self._block_bytes * self.parallel_config.world_size
-        stats.copied_bytes["store"] = swapper.stored_blocks * block
-        stats.copied_bytes["load"] = swapper.loaded_blocks * block
+            self.pensieve_stats.evictions["dropped"] = queue.evicted_blocks
+        else:
+            self._count_swaps(self.pensieve_stats)
 
     def _report(self) -> dict[str, Any]:
         pool = self.kv_cache_manager.block_pool

@@ -1,0 +1,145 @@
+"""The host tier in vLLM's scheduler: plans go out with each step, and what failed is taken back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+from vllm.logger import init_logger
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from vllm_pensieve.config import PensieveConfig
+from vllm_pensieve.metrics import PensieveStats
+from vllm_pensieve.retention import EvictionOrder
+from vllm_pensieve.scheduler.hash_log import HashLog, tainted
+from vllm_pensieve.space.block_watcher import BlockWatcher
+from vllm_pensieve.space.clock import StepClock
+from vllm_pensieve.space.host_tier import HostTier
+from vllm_pensieve.space.swapper import Swapper
+from vllm_pensieve.swap.connector import SwapMetadata, SwapReport, block_bytes
+
+if TYPE_CHECKING:
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.outputs import KVConnectorOutput
+
+logger = init_logger("vllm.pensieve")
+
+# Of idle blocks copied ahead of time beside one step: a burst would hold up the next step.
+AHEAD_BLOCKS_PER_STEP = 64
+
+
+class SwappingMixin(Scheduler):
+    """Sends swap plans to the workers and hears of copies that failed. Does nothing without a host tier.
+
+    swapper: keeps copies of blocks in host memory, or None where there is no host tier.
+    """
+
+    swapper: Swapper | None = None
+    _clock: StepClock
+    _hash_log: HashLog
+    _block_bytes: int
+    _wanted_clean: int
+
+    def _add_host_tier(
+        self,
+        num_slots: int,
+        new_order: Callable[[], EvictionOrder],
+        config: PensieveConfig,
+        on_dropped: Callable[[Hashable], None],
+    ) -> list[BlockWatcher]:
+        """Begin to use host memory; returns what must follow the pool's blocks, in this order.
+
+        on_dropped: called with the key of every block whose only copy is given up.
+        """
+        num_blocks = self.kv_cache_manager.block_pool.num_gpu_blocks
+        host = HostTier(num_slots, new_order(), on_dropped)
+        self.swapper = Swapper(host, new_order(), self._clock)
+        self._hash_log = HashLog()
+        self._block_bytes = block_bytes(self.kv_cache_config)
+        self._wanted_clean = int(config.ahead_of_time_threshold * num_blocks)
+        reserve = int(config.admission_reserve * num_blocks)
+        manager = self.kv_cache_manager
+        manager.watermark_blocks = max(manager.watermark_blocks, reserve)
+        return [self.swapper, self._hash_log]
+
+    def _is_in_host_memory(self, key: Hashable) -> bool:
+        return self.swapper is not None and self.swapper.host.find(key) is not None
+
+    @override
+    def _build_kv_connector_meta(
+        self, connector: Any, scheduler_output: SchedulerOutput
+    ) -> KVConnectorMetadata:
+        if self.swapper is None:
+            return super()._build_kv_connector_meta(connector, scheduler_output)
+        pool = self.kv_cache_manager.block_pool
+        clean = pool.free_block_queue.num_free_blocks - self.swapper.dirty_blocks
+        ahead = min(self._wanted_clean - clean, AHEAD_BLOCKS_PER_STEP)
+        plan = self.swapper.take_plan(ahead)
+        # Without this vLLM would have the loads begin after the forward pass.
+        scheduler_output.has_sync_kv_loads |= bool(plan.loads)
+        self._hash_log.step_scheduled()
+        return SwapMetadata(plan)
+
+    @override
+    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().update_from_output(*args, **kwargs)
+        if self.swapper is not None:
+            self._hash_log.step_done()
+        return outputs
+
+    @override
+    def _handle_invalid_blocks(
+        self, invalid_block_ids: set[int], *args: Any, **kwargs: Any
+    ) -> set[str]:
+        """Some blocks could not be loaded: take back whatever rests on them, and begin those requests again."""
+        if self.swapper is None:
+            return super()._handle_invalid_blocks(invalid_block_ids, *args, **kwargs)
+        manager = self.kv_cache_manager
+        pool = manager.block_pool
+        tables = {r.request_id: manager.get_block_ids(r.request_id)[0] for r in self.running}
+        requests, entries = tainted(invalid_block_ids, self._hash_log.entries(), tables)
+        for entry in entries:
+            if pool.blocks[entry.block_id].block_hash == entry.key:
+                pool.evict_blocks({entry.block_id})
+            slot = self.swapper.host.find(entry.key)
+            if slot is not None:
+                self.swapper.host.discard([slot])
+        # Of a request that was preempted already it is not known whether what is still to come from it is good.
+        for request in self.requests.values():
+            if request.num_stale_output_tokens > 0:
+                request.drop_stale_output = True
+        for request in [r for r in reversed(self.running) if r.request_id in requests]:
+            self.running.remove(request)
+            self._preempt_request(request, time.monotonic(), drop_stale_output=True)
+            self.prev_step_scheduled_req_ids.discard(request.request_id)
+        logger.warning(
+            "Pensieve: %d blocks could not be loaded from host memory; %d requests begin again without them",
+            len(invalid_block_ids),
+            len(requests),
+        )
+        return requests
+
+    @override
+    def _update_from_kv_xfer_finished(self, kv_connector_output: KVConnectorOutput) -> None:
+        super()._update_from_kv_xfer_finished(kv_connector_output)
+        report = kv_connector_output.kv_connector_worker_meta
+        if self.swapper is not None and isinstance(report, SwapReport):
+            self.swapper.host.discard(report.bad_slots)
+
+    @override
+    def reset_connector_cache(self) -> bool:
+        if self.swapper is not None:
+            self.swapper.host.clear()
+        return super().reset_connector_cache()
+
+    def _count_swaps(self, stats: PensieveStats) -> None:
+        swapper = self.swapper
+        assert swapper is not None
+        stats.evictions["host"] = swapper.evicted_to_host
+        stats.evictions["dropped"] = swapper.evicted_to_nowhere + swapper.host.dropped_blocks
+        block = self._block_bytes * self.parallel_config.world_size
+        stats.copied_bytes["store"] = swapper.stored_blocks * block
+        stats.copied_bytes["load"] = swapper.loaded_blocks * block
