@@ -1,5 +1,6 @@
 """Shared by all tests: vLLM's environment, set before anything imports it, and the tiny model."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,14 @@ import pytest
 from tests.engine import environment
 
 environment.apply()
+
+
+@pytest.fixture(autouse=True)
+def no_connector_of_another_engine() -> None:
+    """vLLM has one KV connector a process, which an engine that is made next would take for its own."""
+    state = sys.modules.get("vllm.distributed.kv_transfer.kv_transfer_state")
+    if state is not None:
+        state._KV_CONNECTOR_AGENT = None
 
 
 @pytest.fixture(scope="session")
