@@ -259,11 +259,6 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         self._clock.tick()
         return super().schedule(*args, **kwargs)
 
-    @override
-    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
-        self._clock.tick()
-        return super().update_from_output(*args, **kwargs)
-
     # -- statistics
 
     @override

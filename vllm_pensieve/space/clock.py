@@ -1,4 +1,4 @@
-"""Time as the scheduler sees it: it stands still while a step is built."""
+"""Time as the scheduler sees it: it moves on when a step is built."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 class StepClock:
     """A monotonic clock in seconds that moves only when told to.
 
-    Everything that happens while a step is built happens at one time, so that evictions of one step need not weigh
-    all blocks against each other anew.
+    Everything that happens from the building of one step to that of the next happens at one time, so that evictions of
+    one step need not weigh all blocks against each other anew.
     """
 
     def __init__(self) -> None:
