@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from vllm_pensieve.config import ConfigError, PensieveConfig, switched_on
+from vllm_pensieve.config import (
+    ConfigError,
+    PensieveConfig,
+    default_max_new_tokens,
+    switched_on,
+)
 
 
 @pytest.mark.parametrize("environment", [{}, {"VLLM_PENSIEVE": "0"}, {"VLLM_PENSIEVE": ""}])
@@ -91,3 +96,11 @@ def test_a_settings_file_that_holds_no_object_is_refused_by_its_name(tmp_path):
     file.write_text("[1]")
     with pytest.raises(ConfigError, match=r"settings\.json holds \[1\]"):
         switched_on({"pensieve": {}}, {"VLLM_PENSIEVE_CONFIG": str(file)})
+
+
+def test_the_length_of_replies_may_come_from_the_environment():
+    assert default_max_new_tokens(64, {}) == 64
+    assert default_max_new_tokens(64, {"MAX_NEW_TOKENS": " 7 "}) == 7
+    for bad in ("0", "-3", "many", "1.5"):
+        with pytest.raises(ConfigError, match="MAX_NEW_TOKENS=.*above 0"):
+            default_max_new_tokens(64, {"MAX_NEW_TOKENS": bad})

@@ -19,6 +19,7 @@ from vllm_pensieve.retention.orders import EVICTION_POLICIES
 SWITCH = "VLLM_PENSIEVE"
 SETTINGS = "VLLM_PENSIEVE_CONFIG"
 ADDITIONAL_CONFIG_KEY = "pensieve"
+MAX_NEW_TOKENS = "MAX_NEW_TOKENS"
 
 
 class ConfigError(ValueError):
@@ -140,6 +141,20 @@ def switched_on(
     return PensieveConfig.from_mapping(
         read_settings(environment.get(SETTINGS, ""), SETTINGS) | dict(own or {})
     )
+
+
+def default_max_new_tokens(otherwise: int, environment: Mapping[str, str] | None = None) -> int:
+    """Length of a reply that nobody asked otherwise for: MAX_NEW_TOKENS of the environment, else `otherwise`.
+
+    Raises:
+        ConfigError: it is not a whole number above 0.
+    """
+    said = (os.environ if environment is None else environment).get(MAX_NEW_TOKENS, "").strip()
+    if not said:
+        return otherwise
+    if not said.isdecimal() or int(said) < 1:
+        raise ConfigError(f"pensieve: {MAX_NEW_TOKENS}={said!r}; allowed: a whole number above 0.")
+    return int(said)
 
 
 def cache_folder() -> Path:
