@@ -102,5 +102,5 @@ def test_the_length_of_replies_may_come_from_the_environment():
     assert default_max_new_tokens(64, {}) == 64
     assert default_max_new_tokens(64, {"MAX_NEW_TOKENS": " 7 "}) == 7
     for bad in ("0", "-3", "many", "1.5"):
-        with pytest.raises(ConfigError, match="MAX_NEW_TOKENS=.*above 0"):
+        with pytest.raises(ConfigError, match=r"MAX_NEW_TOKENS=.*above 0"):
             default_max_new_tokens(64, {"MAX_NEW_TOKENS": bad})
