@@ -25,11 +25,13 @@ class PensieveStats:
     evictions: cached blocks by where they went: `host` left GPU memory and have a copy in host memory, `dropped` left
         GPU memory without one or host memory.
     copied_bytes: `store`: from GPU to host memory; `load`: back.
+    recoveries: requests of which something was computed again.
     """
 
     prompt_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     evictions: dict[str, int] = field(default_factory=lambda: {"host": 0, "dropped": 0})
     copied_bytes: dict[str, int] = field(default_factory=lambda: {"store": 0, "load": 0})
+    recoveries: int = 0
     _reported: dict[str, dict[str, int]] = field(default_factory=dict, repr=False)
     _reported_at_s: float = field(default=-REPORT_INTERVAL_S, repr=False)
 
@@ -39,6 +41,7 @@ class PensieveStats:
         self.prompt_tokens["swapped"] += swapped
         self.prompt_tokens["recovered"] += recovered
         self.prompt_tokens["new"] += total - resident - swapped - recovered
+        self.recoveries += recovered > 0
 
     def report_due(self, now_s: float) -> bool:
         """Whether a prompt was counted since the last report, or that is longer ago than the interval.

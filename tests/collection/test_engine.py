@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.collection.engine import prepare_environment, start_engine
+from vllm_pensieve.collection.engine import prepare_recording_environment, start_engine
 from vllm_pensieve.collection.recording import Recording
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -26,7 +26,7 @@ def recording(model: Path, **options: object) -> Recording:
 
 def test_the_documented_environment_is_taken_out_and_told():
     environment = {"VLLM_PLATFORM": "cpu", "VLLM_ATTENTION_BACKEND": "TORCH_SDPA", "HOME": "/root"}
-    notes = prepare_environment(environment)
+    notes = prepare_recording_environment(environment)
     assert len(notes) == 2
     assert "VLLM_PLATFORM" not in environment and "VLLM_ATTENTION_BACKEND" not in environment
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
@@ -35,13 +35,13 @@ def test_the_documented_environment_is_taken_out_and_told():
 
 def test_what_the_user_set_of_vllm_is_kept():
     environment = {"VLLM_LOGGING_LEVEL": "DEBUG"}
-    assert prepare_environment(environment) == []
+    assert prepare_recording_environment(environment) == []
     assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
 
 
 def test_without_the_plugin_nothing_could_be_recorded():
     with pytest.raises(UsageError, match="VLLM_PENSIEVE=0 keeps the plugin off"):
-        prepare_environment({"VLLM_PENSIEVE": "0"})
+        prepare_recording_environment({"VLLM_PENSIEVE": "0"})
 
 
 def test_files_are_named_by_workload_and_block_size():

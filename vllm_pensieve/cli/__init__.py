@@ -7,6 +7,7 @@ import sys
 import typer
 
 from vllm_pensieve.cli.bench import app as bench_app
+from vllm_pensieve.cli.chat import chat as chat_command
 from vllm_pensieve.cli.compare import compare as compare_command
 from vllm_pensieve.cli.report import report as report_command
 from vllm_pensieve.cli.serve import serve as serve_command
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("serve", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
     serve_command
 )
+app.command("chat")(chat_command)
 app.command("compare")(compare_command)
 app.add_typer(bench_app)
 app.command("simulate")(simulate_command)

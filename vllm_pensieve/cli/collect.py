@@ -199,9 +199,9 @@ def make_clients(
 
 def prepare(console: Console, environment: MutableMapping[str, str]) -> None:
     """Set up the environment for vLLM, and tell what of it does nothing."""
-    from vllm_pensieve.collection.engine import prepare_environment
+    from vllm_pensieve.collection.engine import prepare_recording_environment
 
-    for note in prepare_environment(environment):
+    for note in prepare_recording_environment(environment):
         _note(console, note)
 
 

@@ -9,6 +9,7 @@ from vllm_pensieve.collection.recording import Recording
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, SWITCH
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.plugin import SIMULATOR
+from vllm_pensieve.serving.engine import prepare_environment
 from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,35 +19,12 @@ SIMULATOR_KEY = "pensieve_simulator"
 CPU_BLOCK_MULTIPLE = 32
 """vLLM's attention on the CPU takes blocks of so many tokens or multiples."""
 
-WITHOUT_EFFECT = {
-    # Told by guides for earlier versions; vLLM 0.32 finds its platform itself and takes the backend as an option.
-    "VLLM_PLATFORM": "is not known to vLLM 0.32",
-    "VLLM_ATTENTION_BACKEND": "is not known to vLLM 0.32",
-    "VLLM_CPU_KVCACHE_SPACE": "would override --kv-cache-gib",
-}
-"""Environment variables that are taken out, and why."""
 
-ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # this is the main process, which does more than compute
-}
-"""Defaults for what is not set."""
-
-
-def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
+def prepare_recording_environment(environment: MutableMapping[str, str]) -> list[str]:
     """Set up the environment for an engine in this process, before vLLM is imported; return what one should know."""
-    notes = [
-        f"{name}={environment.pop(name)} is left out, it {why}"
-        for name, why in WITHOUT_EFFECT.items()
-        if name in environment
-    ]
     if environment.get(SWITCH) == "0":
         raise UsageError(f"{SWITCH}=0 keeps the plugin off, and without it nothing is recorded")
-    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    for name, value in ENVIRONMENT.items():
-        environment.setdefault(name, value)
-    return notes
+    return prepare_environment(environment)
 
 
 def needs_simulation(block_tokens: int) -> bool:

@@ -1,0 +1,54 @@
+"""Claims about a server's options, and the words in which they are refused."""
+
+import pytest
+
+from vllm_pensieve.serving import ServerOptions, create_server
+from vllm_pensieve.serving.engine import engine_arguments
+from vllm_pensieve.workloads.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mode": "turbo"}, "unknown mode 'turbo'; there are: vllm, vllm-apc"),
+        ({"mode": "vllm-offload"}, "compared only"),
+        ({"mode": "vllm", "cpu_cache_gb": 1.0}, "mode vllm keeps nothing in host memory"),
+        ({"mode": "pensieve-no-swap", "cpu_cache_gb": 1.0}, "keeps nothing in host memory"),
+        ({"gpu_cache_gb": 0}, "gpu_cache_gb is 0; it must be above 0"),
+        ({"gpu_cache_gb": float("nan")}, "gpu_cache_gb is nan; a number"),
+        ({"cpu_cache_gb": -1}, "cpu_cache_gb is -1; it must be 0 or more"),
+        ({"cpu_cache_gb": "2"}, "cpu_cache_gb is '2'; a number"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; at least 1"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5; a whole number"),
+        ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more"),
+        ({"gpu_cash_gb": 1}, "unknown option gpu_cash_gb; there are: mode, model, gpu_cache_gb"),
+        ({"device": "abacus"}, "there are: auto, cpu, cuda, cuda:N"),
+        ({"model": "/no/such/model"}, "cannot serve model '/no/such/model'"),
+        ({"vllm_options": ["--block-sise", "16"]}, "unrecognized arguments: --block-sise"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(options, said):
+    with pytest.raises(UsageError, match=said):
+        create_server(**options)
+
+
+def test_the_length_of_replies_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("MAX_NEW_TOKENS", "7")
+    assert ServerOptions().max_new_tokens == 7
+    assert ServerOptions(max_new_tokens=9).max_new_tokens == 9
+    monkeypatch.delenv("MAX_NEW_TOKENS")
+    assert ServerOptions().max_new_tokens == 128
+
+
+def test_modes_and_sizes_become_vllms_own_arguments(tiny_model):
+    def arguments(mode, **options):
+        options = {"model": str(tiny_model), "gpu_cache_gb": 0.25} | options
+        return engine_arguments(ServerOptions(mode=mode, **options))
+
+    ours = arguments("pensieve", cpu_cache_gb=1.0, vllm_options=("--dtype", "float32"))
+    assert (ours.kv_cache_memory_bytes, ours.enable_prefix_caching) == (250_000_000, True)
+    assert ours.additional_config == {"pensieve": {"host_cache_gib": 1e9 / 2**30}}
+    assert (ours.dtype, ours.block_size) == ("float32", 32)
+    assert arguments("vllm-apc").enable_prefix_caching is True
+    assert arguments("vllm").enable_prefix_caching is False
+    assert "pensieve" not in (arguments("vllm").additional_config or {})

@@ -1,0 +1,265 @@
+"""Claims about conversations served by an engine of this process: what is computed, kept, stopped and refused."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from vllm_pensieve.serving import create_server
+from vllm_pensieve.serving.chat import Chat
+from vllm_pensieve.serving.server import InputTooLong
+from vllm_pensieve.workloads.errors import UsageError
+
+pytestmark = pytest.mark.engine
+
+FLOAT32 = ("--dtype", "float32")
+TINY_BLOCK_GB = 64 * 1024 / 1e9
+TEXT = "the river runs under the old bridge and past the quiet market of the town, "
+
+
+SMALL = (*FLOAT32, "--max-model-len", "640")
+
+
+@pytest.fixture(scope="module")
+def stock(tiny_model):
+    """Replies of stock vLLM to `converse`, and what its server tells."""
+    with create_server(
+        mode="vllm",
+        model=str(tiny_model),
+        gpu_cache_gb=100 * TINY_BLOCK_GB,
+        vllm_options=SMALL,
+    ) as server:
+        return converse(server, sessions=3, turns=3), server.statistics()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model, stock):
+    """GPU memory for 24 blocks, host memory for 16; every kept stretch is jumped over, however short."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VLLM_PENSIEVE_CONFIG", '{"step_cost_tokens": 0}')
+        made = create_server(
+            model=str(tiny_model),
+            gpu_cache_gb=25.5 * TINY_BLOCK_GB,
+            cpu_cache_gb=16.5 * TINY_BLOCK_GB,
+            vllm_options=SMALL,
+        )
+    with made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def connector(server):
+    from vllm.distributed.kv_transfer import kv_transfer_state
+
+    assert kv_transfer_state._KV_CONNECTOR_AGENT is not None
+    return kv_transfer_state._KV_CONNECTOR_AGENT
+
+
+@pytest.fixture(autouse=True)
+def connector_of_this_engine(connector, no_connector_of_another_engine):
+    """vLLM has one a process; other tests put theirs, or none, in its place."""
+    from vllm.distributed.kv_transfer import kv_transfer_state
+
+    kv_transfer_state._KV_CONNECTOR_AGENT = connector
+
+
+def converse(server, sessions: int, turns: int) -> list[str]:
+    """Texts of all replies, the sessions taking turns."""
+    return [
+        server.process_request(f"s{session}", f"{session}{turn} {TEXT * 2}", 8).text
+        for turn in range(turns)
+        for session in range(sessions)
+    ]
+
+
+def test_the_second_turn_computes_only_what_is_new(server):
+    first = server.process_request("two turns", TEXT * 3, 9)
+    kept = len(server.token_ids("two turns")) - 1  # the last token has no KV yet
+    second = server.process_request("two turns", "and then?", 4)
+    assert (first.turn, second.turn) == (1, 2)
+    assert first.output_tokens == 9 and first.cached_tokens == 0
+    assert second.cached_tokens == kept // 32 * 32
+    assert second.prompt_tokens == kept + 1 + len(b"\nUser: and then?\nAssistant:")
+    assert 0 < second.ttft_s <= second.e2e_s
+
+
+def test_answers_are_those_of_stock_vllm_whatever_was_evicted_swapped_or_recovered(server, stock):
+    before = server.statistics()
+    ours = converse(server, sessions=3, turns=3)
+    after = server.statistics()
+    replies, told = stock
+    assert ours == replies
+    assert after.prompt_tokens["swapped"] > before.prompt_tokens["swapped"]
+    assert after.recoveries > before.recoveries
+    assert after.evictions["host"] > before.evictions["host"]
+    assert after.conversation_blocks["swapped"] and after.conversation_blocks["dropped"]
+    assert (after.gpu_blocks, after.cpu_blocks) == (24, 16)
+    assert told.evictions is None and told.gpu_hit_rate == 0.0
+    assert told.prompt_tokens["new"] == sum(told.prompt_tokens.values()) > 0
+    for session in range(3):
+        server.forget(f"s{session}")
+
+
+def test_a_process_has_one_server_at_a_time(server, tiny_model):
+    with pytest.raises(UsageError, match="another server of this process is open"):
+        create_server(model=str(tiny_model))
+
+
+def test_reset_clears_both_tiers_and_keeps_the_histories(server):
+    server.process_request("reset", TEXT * 3, 4)
+    assert server.statistics().conversation_blocks["resident"]
+    server.reset()
+    blocks = server.statistics().conversation_blocks
+    assert (blocks["resident"], blocks["swapped"]) == (0, 0) and blocks["dropped"] > 0
+    assert server.inspection.free_blocks == 24
+    again = server.process_request("reset", "go on", 4)
+    assert (again.turn, again.cached_tokens) == (2, 0)
+
+
+def test_several_answers_at_once_are_served_together(server):
+    answers = [server.begin(f"at once {i}", TEXT, 6) for i in range(3)]
+    with pytest.raises(UsageError, match="3 sessions are being answered"):
+        server.reset()
+    server.advance(answers[0])
+    assert len(server.inspection.scheduler.running) == 3
+    replies = {}
+
+    def read(answer) -> None:
+        while answer.reply is None:
+            server.advance(answer)
+        replies[answer.session_id] = answer.reply.output_tokens
+
+    threads = [threading.Thread(target=read, args=(answer,)) for answer in answers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert replies == {f"at once {i}": 6 for i in range(3)}
+
+
+def test_a_stopped_answer_stays_in_the_history_and_leaves_no_block_in_use(server):
+    pieces = server.stream("stopped", TEXT, 50)
+    for _ in range(4):
+        next(pieces)
+    pieces.close()
+    assert not server.inspection.scheduler.requests
+    assert server.inspection.free_blocks == 24
+    asked = len(f"User: {TEXT}\nAssistant:")
+    said = len(server.token_ids("stopped")) - asked
+    assert 2 <= said <= 4
+    following = server.process_request("stopped", "go on", 4)
+    assert following.turn == 2
+    assert following.prompt_tokens == asked + said + len("\nUser: go on\nAssistant:")
+
+
+def test_one_session_has_one_answer_at_a_time(server):
+    answer = server.begin("busy", "hello", 4)
+    with pytest.raises(UsageError, match="'busy' is being answered"):
+        server.process_request("busy", "hello again", 4)
+    with pytest.raises(UsageError, match="'busy' is being answered"):
+        server.forget("busy")
+    server.cancel(answer)
+    assert answer.reply.finish_reason == "abort"
+    server.cancel(answer)
+    assert server.process_request("busy", "hello again", 4).turn == 2
+
+
+def test_an_input_longer_than_the_context_is_refused_and_the_session_goes_on(server):
+    server.process_request("long", "short", 4)
+    before = server.token_ids("long")
+    with pytest.raises(InputTooLong, match=r"the context holds 640 .* the session is as it was"):
+        server.process_request("long", "x" * 700)
+    assert server.token_ids("long") == before
+    last = server.process_request("long", "x" * (640 - len(before) - 25), 50)
+    assert last.prompt_tokens + last.output_tokens == 640
+    assert (last.turn, last.finish_reason) == (2, "length")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("", "hello"), "session_id is ''"),
+        ((7, "hello"), "session_id is 7"),
+        (("a", " \n"), "the input is empty"),
+        (("a", None), "the input is empty"),
+        (("a", "hello", 0), "max_new_tokens is 0"),
+    ],
+)
+def test_bad_requests_are_refused(server, arguments, said):
+    with pytest.raises(UsageError, match=said):
+        server.process_request(*arguments)
+    assert not server.inspection.scheduler.requests
+
+
+def test_a_session_that_is_not_there_is_named(server):
+    with pytest.raises(UsageError, match="no session 'nobody'"):
+        server.forget("nobody")
+
+
+class Terminal:
+    """Types lines and reads what is shown; an exception among the lines is raised instead."""
+
+    def __init__(self, *lines) -> None:
+        self._lines = iter(lines)
+        self.shown: list[str] = []
+
+    def read(self, prompt: str) -> str:
+        line = next(self._lines, EOFError())
+        self.shown.append(prompt)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    def write(self, text: str) -> None:
+        self.shown.append(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.shown)
+
+
+def test_the_chat_answers_and_knows_its_commands(server):
+    terminal = Terminal(
+        "hello", "", "stats", "session other", "new", "help", "session", KeyboardInterrupt()
+    )
+    Chat(server, terminal.read, terminal.write, 5, session="talk").run()
+    assert server.token_ids("talk")
+    assert "mode              pensieve\nrequests  " in terminal.text
+    assert "conversation other\n" in terminal.text and "conversation chat-2\n" in terminal.text
+    assert "(exit or Ctrl-D leaves)" in terminal.text
+    assert terminal.text.endswith(">>> \n")
+    with pytest.raises(UsageError):  # nothing was said in it
+        server.token_ids("other")
+
+
+def test_reset_in_the_chat_clears_both_tiers(server):
+    terminal = Terminal(TEXT * 2, "reset", "exit", "never read")
+    Chat(server, terminal.read, terminal.write, 4, session="to reset").run()
+    blocks = server.statistics().conversation_blocks
+    assert (blocks["resident"], blocks["swapped"]) == (0, 0)
+    assert "nothing is cached any more" in terminal.text and terminal.text.endswith(">>> ")
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(server):
+    terminal = Terminal("hello", "and then", "exit")
+    pressed = []
+
+    def write(text: str) -> None:
+        terminal.write(text)
+        if not pressed and terminal.shown[-2] == ">>> ":
+            pressed.append(text)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    Chat(server, terminal.read, write, 30, session="ctrl-c").run()
+    assert pressed and terminal.text.count("(stopped)") == 1
+    assert len(terminal.text.split("(stopped)")[0]) < 20
+    assert server.inspection.free_blocks == 24
+    assert "and then" in server._tokenizer.decode(server.token_ids("ctrl-c"))
+
+
+def test_the_chat_refuses_an_input_that_is_too_long_and_goes_on(server):
+    terminal = Terminal("x" * 700, "hello", "exit")
+    Chat(server, terminal.read, terminal.write, 4, session="chat long").run()
+    assert "the context holds 640" in terminal.text
+    assert server.token_ids("chat long")

@@ -1,0 +1,118 @@
+"""`pensieve chat`: a conversation at the terminal, or from a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from vllm_pensieve.workloads.errors import UsageError
+
+
+def chat(
+    mode: Annotated[
+        str, typer.Option(help="pensieve, vllm (no prefix caching), or vllm-apc.")
+    ] = "pensieve",
+    model: Annotated[
+        str,
+        typer.Option(help="Model name or folder; `demo` is a random model made on this machine."),
+    ] = "demo",
+    gpu_cache: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB", help="Memory for KV blocks, in 10^9 bytes (main memory on a CPU)."
+        ),
+    ] = None,
+    cpu_cache: Annotated[
+        float,
+        typer.Option(metavar="GB", help="Host memory for blocks that leave it, in 10^9 bytes."),
+    ] = 0.0,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Length of a reply at most (default: $MAX_NEW_TOKENS, else 128)."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
+    vllm_options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- VLLM_OPTIONS]", help="Options of vLLM.", show_default=False),
+    ] = None,
+) -> None:
+    """Talk to a model. Lines `stats`, `reset`, `new`, `session NAME`, `help` and `exit` are commands.
+
+    The conversation's KV stays in the cache between its turns. Ctrl-C stops an answer, Ctrl-D leaves.
+    """
+    run(
+        mode=mode,
+        model=model,
+        gpu_cache_gb=gpu_cache,
+        cpu_cache_gb=cpu_cache,
+        device=device,
+        temperature=temperature,
+        seed=seed,
+        vllm_options=tuple(vllm_options or ()),
+        **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}),
+    )
+
+
+def run(**options: object) -> None:
+    """Chat with a server made of these options (ServerOptions). Raises UsageError for what cannot be used."""
+    from vllm_pensieve.config import ConfigError
+    from vllm_pensieve.serving import ServerOptions
+    from vllm_pensieve.serving.chat import Chat
+
+    try:
+        wanted = ServerOptions(**options)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise UsageError(str(error).removeprefix("pensieve: ")) from error
+    terminal = sys.stdin.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives input() line editing and history
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    def read(prompt: str) -> str:
+        line = input(prompt)
+        if not terminal:
+            write(f"{line}\n")  # what a terminal would have shown
+        return line
+
+    print(f"starting vLLM with {wanted.model} ...", file=sys.stderr, flush=True)
+    with _quiet_start():
+        from vllm_pensieve.serving import Server
+
+        server = Server(wanted)
+    with server:
+        write(
+            f"{wanted.mode} on {wanted.model}, context of {server.context_tokens:,} tokens; `help` lists commands\n"
+        )
+        Chat(server, read, write).run()
+
+
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Hold back what is written to standard error in here, by whatever library; show it if it ends in an error."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except UsageError:
+            raise  # says all there is to say
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,116 @@
+"""The chat: lines in, answers out, a few commands; its input and output are given, so that anything can drive it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+from vllm_pensieve.serving.server import Server
+from vllm_pensieve.workloads.errors import UsageError
+
+PROMPT = ">>> "
+HELP = """stats          hit rates, blocks, cache sizes, evictions, recoveries, time to first token by turn
+reset          drop everything that is cached, in GPU and in host memory; the conversation goes on
+new            begin another conversation
+session NAME   go on with the conversation of this name, or begin it
+help           this list
+exit           leave, as does Ctrl-D; Ctrl-C stops an answer
+Anything else is said to the model."""
+
+
+@dataclass
+class Interrupts:
+    """Counts Ctrl-C: the chat looks between two pieces of an answer, where nothing is half done."""
+
+    pressed: int = 0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Note one. Given to `signal.signal`."""
+        self.pressed += 1
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Ctrl-C is only noted in here."""
+        before = signal.signal(signal.SIGINT, self.handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+@dataclass
+class Chat:
+    """One person's conversations with a server.
+
+    read: the next line for a prompt; EOFError at the end, KeyboardInterrupt at Ctrl-C. write: shows a piece of text.
+    """
+
+    server: Server
+    read: Callable[[str], str]
+    write: Callable[[str], None]
+    max_new_tokens: int | None = None
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    session: str = "chat-1"
+    _begun: int = 1
+
+    def run(self) -> None:
+        """Answer lines until there are no more, or `exit`."""
+        while True:
+            try:
+                line = self.read(PROMPT).strip()
+            except EOFError:
+                self.write("\n")
+                return
+            except KeyboardInterrupt:
+                self.write("\n(exit or Ctrl-D leaves)\n")
+                continue
+            if line == "exit":
+                return
+            if line and not self._command(line):
+                self._answer(line)
+
+    def _command(self, line: str) -> bool:
+        """Carry out a command; False if the line is none."""
+        word, _, rest = line.partition(" ")
+        try:
+            if line == "stats":
+                self.write(f"{self.server.get_statistics_str()}\n")
+            elif line == "reset":
+                self.server.reset()
+                self.write("nothing is cached any more; the conversation goes on\n")
+            elif line == "new":
+                self._begun += 1
+                self._switch(f"chat-{self._begun}")
+            elif line == "help":
+                self.write(f"{HELP}\n")
+            elif word == "session" and rest.strip() and " " not in rest.strip():
+                self._switch(rest.strip())
+            else:
+                return False
+        except UsageError as error:
+            self.write(f"{error}\n")
+        return True
+
+    def _switch(self, session: str) -> None:
+        self.session = session
+        self.write(f"conversation {session}\n")
+
+    def _answer(self, line: str) -> None:
+        pressed = self.interrupts.pressed
+        try:
+            with (
+                self.interrupts.caught(),
+                closing(self.server.stream(self.session, line, self.max_new_tokens)) as pieces,
+            ):
+                for piece in pieces:
+                    if piece:
+                        self.write(piece)
+                    if self.interrupts.pressed > pressed:
+                        self.write(" (stopped)")
+                        break
+            self.write("\n")
+        except UsageError as error:
+            self.write(f"{error}\n")

@@ -1,0 +1,146 @@
+"""A vLLM engine of this process: its environment, and how it is started and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vllm_pensieve.bench.machine import is_cpu_build
+from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
+from vllm_pensieve.bench.plan import BLOCK_TOKENS
+from vllm_pensieve.config import SWITCH
+from vllm_pensieve.demo_model import resolve_model
+from vllm_pensieve.device import device_environment
+from vllm_pensieve.serving.options import GB, ServerOptions
+from vllm_pensieve.workloads.errors import UsageError
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+WITHOUT_EFFECT = {
+    # Told by guides for earlier versions; vLLM 0.32 finds its platform itself and takes the backend as an option.
+    "VLLM_PLATFORM": "is not known to vLLM 0.32",
+    "VLLM_ATTENTION_BACKEND": "is not known to vLLM 0.32",
+    "VLLM_CPU_KVCACHE_SPACE": "would override the size of the KV cache asked for",
+}
+"""Environment variables that are taken out, and why."""
+
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # this is the main process, which does more than compute
+}
+"""Defaults for what is not set."""
+
+
+def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
+    """Set up the environment for an engine in this process, before vLLM is imported; return what one should know."""
+    notes = [
+        f"{name}={environment.pop(name)} is left out, it {why}"
+        for name, why in WITHOUT_EFFECT.items()
+        if name in environment
+    ]
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    for name, value in ENVIRONMENT.items():
+        environment.setdefault(name, value)
+    return notes
+
+
+def start_engine(options: ServerOptions) -> LLMEngine:
+    """An engine in this process, as `options` say.
+
+    Raises:
+        UsageError: there is no such device, vLLM refuses the model or an option, or another engine of this process
+            has a host tier.
+    """
+    switch = os.environ.get(SWITCH)
+    if options.served_as.pensieve is not None and switch == "0":
+        raise UsageError(f"mode {options.mode} needs the plugin, but {SWITCH}=0 keeps it off")
+    os.environ.update(device_environment(options.device, os.environ))
+    prepare_environment(os.environ)
+    from vllm.distributed.kv_transfer import has_kv_transfer_group
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    if has_kv_transfer_group():
+        raise UsageError(
+            "another engine of this process has a host tier, and vLLM has one in a process; close it first"
+        )
+    try:
+        with _interrupts_kept_from_children(), _switched(options.served_as.pensieve is not None):
+            return LLMEngine.from_engine_args(engine_arguments(options))
+    except (OSError, ValueError, RuntimeError) as error:
+        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+        raise UsageError(
+            f"vLLM cannot serve model {options.model!r}: {' '.join(lines[:3]) or type(error).__name__}"
+        ) from error
+
+
+def engine_arguments(options: ServerOptions) -> EngineArgs:
+    """The options as vLLM's engine arguments; those of `vllm_options` win.
+
+    Raises:
+        UsageError: vLLM knows no such option or value.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False))
+
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(f"vLLM: {message}")
+
+    parser.error = refuse
+    return EngineArgs.from_cli_args(parser.parse_args(_command_line(options)))
+
+
+def _command_line(options: ServerOptions) -> list[str]:
+    cache_bytes = None if options.gpu_cache_gb is None else round(options.gpu_cache_gb * GB)
+    if cache_bytes is None and is_cpu_build():
+        cache_bytes = round(CPU_KV_CACHE_GIB * 2**30)
+    return [
+        *("--model", resolve_model(options.model)),
+        *("--block-size", str(BLOCK_TOKENS)),
+        *("--max-model-len", "auto"),  # what the model has, as far as the KV cache holds it
+        *("--seed", str(options.seed)),
+        *(() if cache_bytes is None else ("--kv-cache-memory-bytes", str(cache_bytes))),
+        *(("--enforce-eager",) if is_cpu_build() else ()),
+        *options.served_as.options(),
+        *options.vllm_options,
+    ]
+
+
+def stop_engine(engine: LLMEngine) -> None:
+    """End the engine and free what it holds for the process, so that another can be made."""
+    from vllm.distributed.kv_transfer import kv_transfer_state
+
+    engine.engine_core.shutdown()
+    kv_transfer_state._KV_CONNECTOR_AGENT = None
+
+
+@contextlib.contextmanager
+def _switched(on: bool) -> Iterator[None]:
+    """The plugin off by the environment while an engine is made that shall not have it."""
+    before = os.environ.get(SWITCH)
+    if not on:
+        os.environ[SWITCH] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(SWITCH, None)
+        else:
+            os.environ[SWITCH] = before
+
+
+@contextlib.contextmanager
+def _interrupts_kept_from_children() -> Iterator[None]:
+    """Ctrl-C does not reach processes and threads that begin in here; the caller's own handling is as before after."""
+    before: Any = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,335 @@
+"""Conversations by session id, answered by a vLLM engine of this process."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from vllm_pensieve.serving.engine import start_engine, stop_engine
+from vllm_pensieve.serving.history import NEXT_USER, History, Prompt
+from vllm_pensieve.serving.options import ServerOptions, check_reply_length
+from vllm_pensieve.serving.statistics import STATES, Statistics, mean_by_turn
+from vllm_pensieve.workloads.errors import UsageError
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+
+    from vllm_pensieve.scheduler.inspection import Inspection
+
+
+class InputTooLong(UsageError):
+    """The conversation with this input does not fit the context; the session is as it was."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one turn; str() of it is its text.
+
+    turn: from 1. cached_tokens: tokens of the prompt that were not computed. finish_reason: vLLM's, `stop` or
+    `length`, and `abort` when it was stopped on the way. Times in seconds from the request on.
+    """
+
+    session_id: str
+    turn: int
+    text: str
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    ttft_s: float | None
+    e2e_s: float
+    finish_reason: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass
+class Answer:
+    """A reply that is being generated. `reply` is there when it is done."""
+
+    request_id: str
+    session_id: str
+    prompt: Prompt
+    begun_s: float
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    unread: str = ""
+    cached_tokens: int = 0
+    ttft_s: float | None = None
+    reply: Reply | None = None
+
+
+class Server:
+    """Answers the turns of conversations; the history of each is kept here.
+
+    Requests of several threads, or several answers begun before the first is read, are served together by vLLM's
+    own batching: whoever waits moves all of them on. Use it as a context manager, or call `close`. A process has one
+    at a time, because vLLM's engines of one process share what the first one to end takes down.
+    """
+
+    _open: ClassVar[Server | None] = None
+
+    def __init__(self, options: ServerOptions) -> None:
+        """Start the engine, which takes seconds.
+
+        Raises:
+            UsageError: the engine cannot be made as asked, or another server is open.
+        """
+        if Server._open is not None:
+            raise UsageError("another server of this process is open; close it first")
+        self.options = options
+        self._engine: Any = start_engine(options)
+        Server._open = self
+        self._tokenizer = self._engine.get_tokenizer()
+        self._sessions: dict[str, History] = {}
+        self._answers: dict[str, Answer] = {}
+        self._names = (f"turn-{number}" for number in itertools.count())
+        self._times: list[tuple[int, float]] = []
+        self._stock_tokens = {"resident": 0, "swapped": 0, "recovered": 0, "new": 0}
+        self._requests = 0
+        self._lock = threading.RLock()
+
+    # -- requests
+
+    def process_request(
+        self, session_id: str, text: str, max_new_tokens: int | None = None
+    ) -> Reply:
+        """Answer the next turn of a session, which begins with its first one.
+
+        Raises:
+            UsageError: an argument cannot be used, or the session is being answered already.
+            InputTooLong: the conversation would outgrow the context.
+        """
+        answer = self.begin(session_id, text, max_new_tokens)
+        while answer.reply is None:
+            self.advance(answer)
+        return answer.reply
+
+    def stream(
+        self, session_id: str, text: str, max_new_tokens: int | None = None
+    ) -> Generator[str, None, None]:
+        """Answer the next turn piece by piece. Pieces may be empty: there is one a step of the engine.
+
+        Closing the iterator stops the answer; what was said so far stays in the history. Raises as `process_request`,
+        with the first piece.
+        """
+        answer = self.begin(session_id, text, max_new_tokens)
+        try:
+            while answer.reply is None:
+                yield self.advance(answer)
+        finally:
+            self.cancel(answer)
+
+    def begin(self, session_id: str, text: str, max_new_tokens: int | None = None) -> Answer:
+        """Queue the next turn of a session; `advance` moves it on. Raises as `process_request`."""
+        if not session_id or not isinstance(session_id, str):
+            raise UsageError(f"session_id is {session_id!r}; a text that is not empty is expected")
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError("the input is empty; say something")
+        length = self.options.max_new_tokens if max_new_tokens is None else max_new_tokens
+        check_reply_length(length)
+        with self._lock:
+            if any(answer.session_id == session_id for answer in self._answers.values()):
+                raise UsageError(f"session {session_id!r} is being answered; wait for its reply")
+            history = self._sessions.get(session_id) or History(self._tokenizer)
+            prompt = history.ask(text)
+            room = self.context_tokens - len(prompt.token_ids)
+            if room < 1:
+                raise InputTooLong(
+                    f"the conversation has {len(prompt.token_ids):,} tokens with this input, the context holds "
+                    f"{self.context_tokens:,} and the reply needs one at least; the session is as it was: "
+                    "say it shorter, or begin another session"
+                )
+            answer = Answer(next(self._names), session_id, prompt, time.perf_counter())
+            self._engine.add_request(
+                answer.request_id,
+                {"prompt_token_ids": list(prompt.token_ids)},
+                self._sampling(min(length, room), history),
+                session_id=session_id,
+            )
+            self._sessions[session_id] = history
+            self._answers[answer.request_id] = answer
+            return answer
+
+    def advance(self, answer: Answer) -> str:
+        """Move all requests on by a step unless this answer has text to read; return that text, maybe none."""
+        with self._lock:
+            if not answer.unread and answer.reply is None:
+                for output in self._engine.step():
+                    self._take(output)
+            piece, answer.unread = answer.unread, ""
+            return piece
+
+    def cancel(self, answer: Answer) -> None:
+        """Stop an answer; nothing if it is done. What was said so far stays in the history."""
+        with self._lock:
+            if answer.reply is None:
+                self._engine.abort_request([answer.request_id])
+                self._finish(answer, "abort")
+
+    def _sampling(self, max_tokens: int, history: History) -> SamplingParams:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=self.options.temperature,
+            seed=self.options.seed if self.options.temperature else None,
+            max_tokens=max_tokens,
+            stop=None if history.has_template else [NEXT_USER],
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+    def _take(self, output: RequestOutput) -> None:
+        answer = self._answers.get(output.request_id)
+        if answer is None:
+            return
+        completion = output.outputs[0]
+        if answer.ttft_s is None and completion.token_ids:
+            answer.ttft_s = time.perf_counter() - answer.begun_s
+            answer.cached_tokens = output.num_cached_tokens or 0
+        answer.text += completion.text
+        answer.unread += completion.text
+        answer.token_ids += completion.token_ids
+        if output.finished:
+            by_string = isinstance(completion.stop_reason, str)
+            ends = completion.finish_reason == "stop" and not by_string
+            self._finish(answer, completion.finish_reason or "stop", by_string, ends)
+
+    def _finish(
+        self, answer: Answer, reason: str, by_string: bool = False, ends: bool = False
+    ) -> None:
+        """by_string: a stop string is among the tokens and not in the text. ends: the last token ends the reply."""
+        history = self._sessions[answer.session_id]
+        del self._answers[answer.request_id]
+        spoken = answer.token_ids[:-1] if ends else answer.token_ids
+        history.answered(answer.prompt, answer.text, None if by_string else spoken)
+        prompt_tokens = len(answer.prompt.token_ids)
+        answer.reply = Reply(
+            session_id=answer.session_id,
+            turn=history.turns,
+            text=answer.text,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=answer.cached_tokens,
+            output_tokens=len(answer.token_ids),
+            ttft_s=answer.ttft_s,
+            e2e_s=time.perf_counter() - answer.begun_s,
+            finish_reason=reason,
+        )
+        self._requests += 1
+        if answer.ttft_s is not None:
+            self._times.append((history.turns, answer.ttft_s))
+            self._stock_tokens["resident"] += answer.cached_tokens
+            self._stock_tokens["new"] += prompt_tokens - answer.cached_tokens
+
+    # -- state
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that a conversation may have, its reply included."""
+        return int(self._engine.model_config.max_model_len)
+
+    @property
+    def inspection(self) -> Inspection:
+        """The engine's scheduler, to be looked into."""
+        from vllm_pensieve.scheduler.inspection import Inspection
+
+        return Inspection(self._engine)
+
+    def token_ids(self, session_id: str) -> list[int]:
+        """Tokens of a session so far; UsageError if there is none of this name."""
+        if session_id not in self._sessions:
+            raise UsageError(
+                f"no session {session_id!r}; there are: {', '.join(self._sessions) or 'none'}"
+            )
+        return self._sessions[session_id].token_ids
+
+    def statistics(self) -> Statistics:
+        """What was done so far, and where the conversations' blocks are now."""
+        with self._lock:
+            inspection = self.inspection
+            states = [
+                state
+                for history in self._sessions.values()
+                # The last token was generated and never read: it has no KV yet.
+                for state in inspection.block_states(history.token_ids[:-1])
+            ]
+            return Statistics(
+                mode=self.options.mode,
+                sessions=len(self._sessions),
+                requests=self._requests,
+                prompt_tokens=inspection.prompt_tokens() or dict(self._stock_tokens),
+                conversation_blocks={state: states.count(state) for state in STATES},
+                gpu_blocks=inspection.gpu_blocks,
+                cpu_blocks=inspection.cpu_blocks,
+                block_bytes=inspection.block_bytes,
+                evictions=inspection.evictions(),
+                recoveries=inspection.recoveries(),
+                ttft_by_turn_s=mean_by_turn(self._times),
+            )
+
+    def get_statistics_str(self) -> str:
+        """The statistics as lines of text."""
+        return str(self.statistics())
+
+    def forget(self, session_id: str) -> None:
+        """Forget a session's history; its blocks stay in the cache as long as they are worth it."""
+        with self._lock:
+            self.token_ids(session_id)
+            if any(answer.session_id == session_id for answer in self._answers.values()):
+                raise UsageError(f"session {session_id!r} is being answered; wait for its reply")
+            del self._sessions[session_id]
+
+    def reset(self) -> None:
+        """Drop everything that is cached, in GPU and in host memory; histories stay.
+
+        Raises:
+            UsageError: a session is being answered.
+        """
+        with self._lock:
+            if self._answers:
+                raise UsageError(
+                    f"{len(self._answers)} sessions are being answered; nothing was reset"
+                )
+            if not self._engine.reset_prefix_cache(reset_connector=True):
+                raise RuntimeError("vLLM did not reset its prefix cache although nothing runs")
+
+    # -- the end
+
+    def close(self) -> None:
+        """End the engine. Safe to call twice."""
+        with self._lock:
+            if self._engine is not None:
+                stop_engine(self._engine)
+                self._engine = None
+                Server._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def create_server(mode: str = "pensieve", model: str = "demo", **options: Any) -> Server:
+    """Make a server in this process; `options` are those of ServerOptions.
+
+    Raises:
+        UsageError: an option is unknown or cannot be used.
+    """
+    known = ServerOptions.__dataclass_fields__
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UsageError(f"unknown option {', '.join(unknown)}; there are: {', '.join(known)}")
+    if "vllm_options" in options:
+        options["vllm_options"] = tuple(options["vllm_options"])
+    return Server(ServerOptions(mode=mode, model=model, **options))
