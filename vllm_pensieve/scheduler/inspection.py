@@ -106,6 +106,11 @@ class Inspection:
             for request_id in self.scheduler.requests
         }
 
+    def users_and_keys(self, block_ids: Sequence[int]) -> list[tuple[int, object]]:
+        """Of each block: requests that use it, and the key of what it caches (None: nothing yet)."""
+        blocks = self.scheduler.kv_cache_manager.block_pool.blocks
+        return [(blocks[i].ref_cnt, blocks[i].block_hash) for i in block_ids]
+
     def cached_block_ids(self, token_ids: Sequence[int]) -> list[int | None]:
         """Id of the resident block of every full block of these tokens; None where it is not resident."""
         cached = self.scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block
