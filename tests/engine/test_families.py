@@ -162,6 +162,26 @@ def test_the_log_says_how_prefixes_are_kept(family):
     assert ("also those with a sliding window" in line) == (family.name == "gemma2")
 
 
+def test_a_conversation_in_the_plain_template_uses_the_turn_before(family):
+    from tests.engine.served import greedy, token_ids
+    from vllm_pensieve.bench.model_files import PLAIN_CHAT_TEMPLATE
+
+    def chat(served, messages):
+        (output,) = served.llm.chat(
+            messages, greedy(8), chat_template=PLAIN_CHAT_TEMPLATE, use_tqdm=False
+        )
+        return output
+
+    messages = [{"role": "user", "content": "Once more. " * 20}]
+    first = chat(family.ours, messages)
+    messages.append({"role": "assistant", "content": first.outputs[0].text})
+    messages.append({"role": "user", "content": "And again?"})
+    second = chat(family.ours, messages)
+    assert second.prompt_token_ids[: len(first.prompt_token_ids)] == first.prompt_token_ids
+    assert second.num_cached_tokens >= len(first.prompt_token_ids) // BLOCK * BLOCK
+    assert token_ids(second) == token_ids(chat(family.stock, messages))
+
+
 # -- controls: these tests can fail
 
 

@@ -64,7 +64,7 @@ def compute_holes_as_if_at_the_start(model_runner: Any, hole_tokens: int) -> Non
     """A step of that many tokens tells the model that they are the first of their sequence."""
     model_forward = model_runner._model_forward
 
-    def forward(input_ids, positions, *args, **kwargs):
+    def forward(input_ids: Any, positions: Any, *args: Any, **kwargs: Any) -> Any:
         if len(positions) == hole_tokens:
             positions = positions - positions[0]
         return model_forward(input_ids, positions, *args, **kwargs)
