@@ -9,6 +9,7 @@ from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vllm_pensieve.cache_groups import why_not_recoverable
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY
 from vllm_pensieve.metrics import STATS_KEY, LogReporter, PrometheusReporter
 from vllm_pensieve.retention.cost_model import ModelShape
@@ -237,17 +238,11 @@ def why_plain_prefixes(vllm_config: Any, kv_cache_config: Any) -> str | None:
 
     The scheduler asks, and every worker that would hold swapped blocks.
     """
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec
-
     parallel = vllm_config.parallel_config
-    groups = kv_cache_config.kv_cache_groups
     if not vllm_config.cache_config.enable_prefix_caching:
         return "prefix caching is off"
-    if len(groups) != 1 or type(groups[0].kv_cache_spec) not in (
-        FullAttentionSpec,
-        MLAAttentionSpec,
-    ):
-        return "the model has other cache groups than one of full attention (sliding window, Mamba or hybrid)"
+    if (reason := why_not_recoverable(kv_cache_config.kv_cache_groups)) is not None:
+        return reason
     if kv_cache_config.needs_kv_cache_zeroing:
         return "blocks of the KV cache are zeroed before use"
     connector = vllm_config.kv_transfer_config

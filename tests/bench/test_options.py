@@ -68,3 +68,39 @@ def test_what_cannot_be_done_is_refused_before_anything_is_made(changed, message
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"has no config\.json"):
         make_plan(options(model=str(tmp_path)))
+
+
+@pytest.fixture
+def gpt2(tmp_path):
+    """A folder that says it is a GPT-2, with a tokenizer and no weights."""
+    from tests.engine.models import save_tokenizer
+
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_positions": 1024}')
+    save_tokenizer(tmp_path)
+    return str(tmp_path)
+
+
+def test_conversations_longer_than_the_models_context_are_refused_with_the_number(gpt2):
+    with pytest.raises(UsageError, match=r"grows to about \d+ tokens, the context is 1024"):
+        make_plan(options(model=gpt2))
+
+
+def test_a_models_context_is_not_exceeded_by_rounding_up(gpt2):
+    plan = make_plan(options(model=gpt2, history_tokens=500, turns=2, output_tokens=8))
+    assert plan.max_model_len == 1024
+
+
+def test_a_model_without_a_chat_template_gets_one_and_the_users_wins(gpt2):
+    plan = make_plan(
+        options(
+            model=gpt2,
+            history_tokens=100,
+            turns=2,
+            output_tokens=8,
+            server_options=("--chat-template", "mine.jinja"),
+        )
+    )
+    arguments = server_arguments(plan, MODES["vllm"])
+    first = arguments.index("--chat-template")
+    assert arguments[first + 1].startswith("{% for m in messages %}")
+    assert arguments[-2:] == ("--chat-template", "mine.jinja")

@@ -2,8 +2,16 @@
 
 from pathlib import Path
 
-SHAPE = {
+VOCABULARY = {
     "vocab_size": 264,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 258,
+}
+SHARP = {"initializer_range": 0.1}
+"""Weights so large that attention picks few positions: an answer then depends on every block."""
+SHAPE = {
+    **VOCABULARY,
     "hidden_size": 128,
     "intermediate_size": 256,
     "num_hidden_layers": 4,
@@ -11,9 +19,6 @@ SHAPE = {
     "num_key_value_heads": 2,
     "head_dim": 32,
     "max_position_embeddings": 4096,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-    "pad_token_id": 258,
 }
 
 
@@ -31,15 +36,68 @@ def make_sliding_window_mistral(folder: Path, window_tokens: int) -> Path:
     return _save(folder, MistralForCausalLM, MistralConfig(**SHAPE, sliding_window=window_tokens))
 
 
-def _save(folder: Path, model_class: type, config) -> Path:
-    import torch
+def make_llama3(folder: Path) -> Path:
+    """Llama 3.1's: grouped-query attention, a large rope base, and rope scaling from an original context."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 512,
+    }
+    return _save(folder, LlamaForCausalLM, LlamaConfig(**SHAPE, **SHARP, rope_parameters=scaling))
+
+
+def make_gpt2(folder: Path) -> Path:
+    """Learned absolute positions, a feed-forward part of four times the hidden size that has no name of its own."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 1024}
+    return _save(folder, GPT2LMHeadModel, GPT2Config(**sizes, **VOCABULARY, **SHARP))
+
+
+def make_opt(folder: Path) -> Path:
+    """Learned absolute positions with an offset of two; embeddings of half the hidden size, as in OPT-350M."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    sizes = {
+        "hidden_size": 128,
+        "ffn_dim": 384,
+        "word_embed_proj_dim": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 1024,
+    }
+    config = OPTConfig(**sizes, **VOCABULARY, init_std=SHARP["initializer_range"])
+    return _save(folder, OPTForCausalLM, config)
+
+
+def make_gemma2(folder: Path, window_tokens: int) -> Path:
+    """Every other layer attends to the last `window_tokens` only; attention scores and logits are soft-capped."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(**SHAPE, **SHARP, sliding_window=window_tokens, query_pre_attn_scalar=32)
+    return _save(folder, Gemma2ForCausalLM, config)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """One byte is one token; no chat template."""
     from transformers import PreTrainedTokenizerFast
 
-    torch.manual_seed(3)
-    model_class(config).save_pretrained(folder)
     PreTrainedTokenizerFast(
         tokenizer_object=_byte_tokenizer(), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     ).save_pretrained(folder)
+
+
+def _save(folder: Path, model_class: type, config) -> Path:
+    import torch
+
+    torch.manual_seed(3)
+    model_class(config).save_pretrained(folder)
+    save_tokenizer(folder)
     return folder
 
 

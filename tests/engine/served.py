@@ -1,8 +1,10 @@
 """Real vLLM on a tiny model in this process, stepped by hand: prompts in, outputs out, blocks dropped in between."""
 
+import contextlib
 import itertools
+import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ def greedy(output_tokens: int) -> SamplingParams:
 class Served:
     """One engine in float32. `settings` are the plugin's; the default jumps over every kept block.
 
-    host_blocks: blocks of the tiny model that the host tier holds; 0 is no host tier.
+    host_blocks: blocks of `block_bytes`, the tiny model's, that the host tier holds; 0 is no host tier.
     """
 
     def __init__(
@@ -38,12 +40,13 @@ class Served:
         max_requests: int = 16,
         max_model_tokens: int = 2048,
         host_blocks: int = 0,
+        block_bytes: int = TINY_BLOCK_BYTES,
         **engine_options: Any,
     ) -> None:
         if scheduler is not None:
             ours = {"step_cost_tokens": 0} | (settings or {})
             if host_blocks:
-                ours = {"host_cache_gib": host_blocks * TINY_BLOCK_BYTES / 2**30} | ours
+                ours = {"host_cache_gib": host_blocks * block_bytes / 2**30} | ours
             engine_options["additional_config"] = {"pensieve": ours}
         kv_transfer_state._KV_CONNECTOR_AGENT = None  # vLLM has one a process; engines take turns
         self.llm = LLM(
@@ -70,6 +73,11 @@ class Served:
         self.connector = kv_transfer_state._KV_CONNECTOR_AGENT
         if host_blocks:
             assert self.scheduler.connector.num_slots == host_blocks
+
+    @property
+    def model_runner(self) -> Any:
+        """The worker's."""
+        return self.core.model_executor.driver_worker.worker.model_runner
 
     # -- requests ----------------------------------------------------------
     def add(
@@ -169,7 +177,7 @@ class Served:
             self.connector.worker.begin_step = begin_step_and_poison
 
     def _poison(self, blocks: list[int]) -> None:
-        for layer in self.core.model_executor.driver_worker.worker.model_runner.kv_caches:
+        for layer in self.model_runner.kv_caches:
             assert layer.shape[0] == self.pool.num_gpu_blocks
             layer[blocks] = POISON
 
@@ -201,6 +209,26 @@ class Served:
             swapper.check_integrity()
             assert not swapper.take_plan(0)
             assert not swapper.host._held and not swapper.host._busy
+
+
+@contextlib.contextmanager
+def pensieve_messages() -> Iterator[list[str]]:
+    """What the plugin logs meanwhile, at the level that a user sees."""
+    messages: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    logger, handler = logging.getLogger("vllm.pensieve"), Keep(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def largest_logprob_difference(a: RequestOutput, b: RequestOutput) -> float:

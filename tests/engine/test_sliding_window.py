@@ -1,7 +1,5 @@
 """A model that pensieve cannot recover holes for is served as by stock vLLM."""
 
-import logging
-
 import pytest
 
 pytestmark = pytest.mark.engine
@@ -9,29 +7,19 @@ pytestmark = pytest.mark.engine
 BLOCK = 32
 
 
-def test_a_sliding_window_model_is_served_with_plain_prefixes(serve, tmp_path):
+@pytest.mark.parametrize("layers_alike", [None, True])
+def test_a_sliding_window_model_is_served_with_plain_prefixes(serve, tmp_path, layers_alike):
+    """Also where vLLM treats all layers alike, which they are already: it keeps the window."""
     from tests.engine.models import make_sliding_window_mistral
-    from tests.engine.served import token_ids, tokens
+    from tests.engine.served import pensieve_messages, token_ids, tokens
 
     model = make_sliding_window_mistral(tmp_path, window_tokens=3 * BLOCK)
+    options = {"disable_hybrid_kv_cache_manager": layers_alike}
     first = [tokens(9 * BLOCK + 7, seed=i) for i in range(3)]
     second = [prompt + tokens(50, seed=10) for prompt in first]
-    reasons = []
-
-    class Messages(logging.Handler):
-        def emit(self, record):
-            reasons.append(record.getMessage())
-
-    logger, handler = logging.getLogger("vllm.pensieve"), Messages(logging.INFO)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        pensieve = serve(model)
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-    stock = serve(model, scheduler=None)
+    with pensieve_messages() as reasons:
+        pensieve = serve(model, **options)
+    stock = serve(model, scheduler=None, **options)
     assert "sliding window" in pensieve.scheduler.plain_prefixes_because
     assert sum(pensieve.scheduler.plain_prefixes_because in message for message in reasons) == 1
     for batch in (first, second, first):

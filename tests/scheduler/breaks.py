@@ -1,6 +1,7 @@
 """Ways to break a scheduler of pensieve on purpose."""
 
 from types import MethodType
+from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -57,6 +58,18 @@ def keep_hashes_at_preemption(scheduler: PensieveMixin) -> None:
         Scheduler._preempt_request(self, *args, **kwargs)
 
     _replace(scheduler, preempt_request)
+
+
+def compute_holes_as_if_at_the_start(model_runner: Any, hole_tokens: int) -> None:
+    """A step of that many tokens tells the model that they are the first of their sequence."""
+    model_forward = model_runner._model_forward
+
+    def forward(input_ids: Any, positions: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(positions) == hole_tokens:
+            positions = positions - positions[0]
+        return model_forward(input_ids, positions, *args, **kwargs)
+
+    model_runner._model_forward = forward
 
 
 def _replace(scheduler: PensieveMixin, *hooks) -> None:

@@ -13,6 +13,14 @@ from vllm_pensieve.workloads.errors import UsageError
 
 BYTES_BY_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
 DEFAULT_DTYPE = "bfloat16"
+NAMES = {
+    "layers": ("num_hidden_layers", "n_layer"),
+    "heads": ("num_attention_heads", "n_head"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "hidden": ("hidden_size", "n_embd"),
+    "head_dim": ("head_dim",),
+}
+"""What configurations call a size; the second names are those of GPT-2 and its kin."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +59,16 @@ def _shape(config: Any, model: str) -> KvShape:
         config = config["text_config"]
     if not isinstance(config, dict) or config.get("kv_lora_rank"):
         raise UsageError(f"--model {model}: not the configuration of a model with KV heads")
-    layers, heads = _count(config, "num_hidden_layers"), _count(config, "num_attention_heads")
-    kv_heads = _count(config, "num_key_value_heads") or heads
-    hidden, head_dim = _count(config, "hidden_size"), _count(config, "head_dim")
+    layers, heads, kv_heads, hidden, head_dim = (_count(config, NAMES[size]) for size in NAMES)
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        kv_heads = 1  # whatever else the configuration names
+    kv_heads = kv_heads or heads
     if not head_dim and hidden and heads:
         head_dim = hidden // heads
     if not (layers and kv_heads and head_dim):
         raise UsageError(
             f"--model {model}: needs num_hidden_layers, num_attention_heads, and hidden_size or head_dim "
-            "as numbers above 0"
+            "(n_layer, n_head, n_embd) as numbers above 0"
         )
     dtype = config.get("dtype") or config.get("torch_dtype") or DEFAULT_DTYPE
     if dtype not in BYTES_BY_DTYPE:
@@ -69,7 +78,7 @@ def _shape(config: Any, model: str) -> KvShape:
     return KvShape(layers, 2 * kv_heads * head_dim * BYTES_BY_DTYPE[dtype])
 
 
-def _count(config: dict[str, Any], name: str) -> int:
-    """The number of this name, 0 if there is none."""
-    value = config.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+def _count(config: dict[str, Any], names: tuple[str, ...]) -> int:
+    """The first number above 0 that has one of these names, 0 if there is none."""
+    values = (config.get(name) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), 0)

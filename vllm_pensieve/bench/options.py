@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_pensieve.bench.machine import is_cpu_build
+from vllm_pensieve.bench.model_files import chat_options, context_limit
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
 from vllm_pensieve.bench.server import check_port, free_port
-from vllm_pensieve.demo_model import DEMO_MODEL_NAME, MAX_POSITION, resolve_model
+from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.workloads.conversations import (
     PRESETS,
     Conversation,
@@ -101,7 +102,7 @@ def make_plan(options: CompareOptions) -> ComparePlan:
         max_model_len=max_model_len,
         kv_cache_gib=_kv_cache_gib(options),
         eager=is_cpu_build(),
-        server_options=options.server_options,
+        server_options=(*chat_options(options.model), *options.server_options),
         out=options.out,
     )
 
@@ -136,7 +137,8 @@ def _from_dataset(
         turns=options.turns,
         output_tokens=options.output_tokens,
         think_time_s=spec.think_time_s,
-        max_context_tokens=options.max_model_len or DATASET_CONTEXT_TOKENS,
+        max_context_tokens=options.max_model_len
+        or min(DATASET_CONTEXT_TOKENS, context_limit(options.model) or DATASET_CONTEXT_TOKENS),
         message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
     )
     sample = sample_dataset(path, limits, options.seed, counter.count)
@@ -154,13 +156,12 @@ def _from_dataset(
 
 def _max_model_len(options: CompareOptions, conversations: list[Conversation]) -> int:
     needed = needed_context_tokens(conversations, MESSAGE_OVERHEAD_TOKENS)
-    limit = options.max_model_len or (
-        MAX_POSITION if options.model == DEMO_MODEL_NAME else needed + CONTEXT_STEP_TOKENS
-    )
+    limit = options.max_model_len or context_limit(options.model) or needed + CONTEXT_STEP_TOKENS
     if needed > limit:
         raise UsageError(
             f"a conversation grows to about {needed} tokens, the context is {limit}; "
-            "use fewer --turns, a smaller --history-tokens or --output-tokens, or a larger --max-model-len"
+            "use fewer --turns, a smaller --history-tokens or --output-tokens"
+            + (", or a larger --max-model-len" if options.max_model_len else "")
         )
     rounded = -(-needed // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
     return options.max_model_len or min(rounded, limit)

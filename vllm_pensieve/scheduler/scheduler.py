@@ -13,6 +13,7 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from vllm_pensieve.cache_groups import keeps_windows_whole
 from vllm_pensieve.compat import (
     flops_per_copied_byte,
     model_shape,
@@ -115,13 +116,16 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         if not config.recovery:
             self.plain_prefixes_because = "recovery is switched off"
         logger.info(
-            "Pensieve: %d blocks of %d tokens in %s order and %d in host memory, recovery %s; "
+            "Pensieve: %d blocks of %d tokens in %s order and %d in host memory, recovery %s%s; "
             "at a depth of %d tokens attention costs as much as all else",
             pool.num_gpu_blocks,
             block_size,
             config.eviction_policy,
             self.swapper.host.num_slots if self.swapper else 0,
             "on" if config.recovery else "off",
+            ", every layer keeps all tokens, also those with a sliding window"
+            if keeps_windows_whole(self.kv_cache_config.kv_cache_groups)
+            else "",
             cost_model.linear / cost_model.attention if cost_model.attention else 0,
         )
 
