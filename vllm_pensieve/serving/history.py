@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-ASSISTANT = "Assistant:"
+from vllm_pensieve.bench.model_files import PLAIN_CHAT_TEMPLATE
+
 NEXT_USER = "\nUser:"
 """Where a model without a chat template begins to write the user's part itself."""
 
@@ -19,7 +20,12 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
     def apply_chat_template(
-        self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: Any,
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        chat_template: str | None,
     ) -> Any: ...
 
 
@@ -85,18 +91,14 @@ class History:
             self._token_ids = [*prompt.token_ids, *reply_ids]
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        if self.has_template:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=True,
+                chat_template=None if self.has_template else PLAIN_CHAT_TEMPLATE,
             )
-        # A reply stands as it was generated, right behind the colon.
-        lines = [
-            f"User: {m['content']}" if m["role"] == "user" else f"{ASSISTANT}{m['content']}"
-            for m in messages
-        ]
-        return "\n".join([*lines, ASSISTANT])
+        )
 
     def _encode(self, text: str, begins: bool = False) -> list[int]:
         """begins: text is the beginning of the conversation; a template writes the special tokens there itself."""
