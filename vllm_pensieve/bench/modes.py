@@ -45,6 +45,11 @@ class Mode:
         options = (*self.server_options, "--kv-transfer-config", json.dumps(connector))
         return dataclasses.replace(self, server_options=options)
 
+    @property
+    def uses_host_cache(self) -> bool:
+        """Whether this mode makes use of host memory."""
+        return self.swaps and (self.pensieve is not None or self.needs_host_cache)
+
     def options(self) -> list[str]:
         """Return the server options that this mode adds."""
         if self.pensieve is None:

@@ -1,0 +1,91 @@
+"""How much memory a benchmark gives its servers: as asked for in GB, or a part of what its
+conversations need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_pensieve.bench.kv_shape import kv_shape
+from vllm_pensieve.bench.modes import parse_modes
+from vllm_pensieve.bench.options import Memory, rounded_context
+from vllm_pensieve.bench.plan import GIB
+from vllm_pensieve.demo_model import DEMO_MODEL_NAME
+from vllm_pensieve.workloads.conversations import Conversation
+from vllm_pensieve.workloads.errors import UsageError
+
+GB = 10**9
+SPARE = 1.25
+"""KV memory is at least so many times the longest conversation's."""
+
+
+@dataclass(frozen=True)
+class MemoryShares:
+    """Parts of the working set, the KV of all conversations that go on at a time, in each memory."""
+
+    gpu: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class MemoryAsked:
+    """Memory in GB (10^9 bytes) as the user gave it; None: so large a part of the working set."""
+
+    gpu_cache_gb: float | None
+    cpu_cache_gb: float | None
+    shares: MemoryShares
+
+
+def choose_memory(
+    asked: MemoryAsked,
+    model: str,
+    modes: str,
+    conversations: Sequence[Conversation],
+    concurrency: int,
+) -> Memory:
+    """Return the memory of each server.
+
+    Raises UsageError if no mode uses the host memory that was asked for, or if nothing was asked for and
+    it is not known how much KV the model has.
+    """
+    used = any(mode.uses_host_cache for mode in parse_modes(modes, host_cache_gib=1.0))
+    if asked.cpu_cache_gb and not used:
+        raise UsageError(
+            f"--cpu-cache {asked.cpu_cache_gb:g}: none of the modes {modes} uses host memory; "
+            "leave it out, or add pensieve to --modes"
+        )
+    gpu_gb, cpu_gb = asked.gpu_cache_gb, asked.cpu_cache_gb
+    if gpu_gb is None or (cpu_gb is None and used):
+        token_gb = _kv_gb_per_token(model)
+        mean_tokens = sum(c.context_tokens(0) for c in conversations) / len(conversations)
+        working_set_gb = mean_tokens * min(concurrency, len(conversations)) * token_gb
+        least_gb = SPARE * rounded_context(conversations) * token_gb
+        gpu_gb = gpu_gb or max(asked.shares.gpu * working_set_gb, least_gb)
+        cpu_gb = asked.shares.cpu * working_set_gb if cpu_gb is None else cpu_gb
+    return Memory(_gib(gpu_gb), _gib(cpu_gb) if cpu_gb and used else None)
+
+
+def _gib(gb: float) -> float:
+    """GB in GiB, to a thousandth."""
+    return round(gb * GB / GIB, 3)
+
+
+def _kv_gb_per_token(model: str) -> float:
+    try:
+        return kv_shape(_config(model)).bytes_per_token / GB
+    except (UsageError, OSError, ValueError) as error:
+        raise UsageError(
+            f"how much KV {model} keeps for a token cannot be told ({error}); "
+            "give --gpu-cache and --cpu-cache"
+        ) from error
+
+
+def _config(model: str) -> str:
+    """The model's folder, or its config.json in the cache of the hub."""
+    if model == DEMO_MODEL_NAME or Path(model).is_dir():
+        return model
+    from transformers.utils import cached_file
+
+    return str(cached_file(model, "config.json"))
