@@ -41,8 +41,8 @@ class UsersPreset:
 
 
 PRESETS = {
-    "fast": UsersPreset(6, 4, 3.0, 1500, 24, MemoryShares(gpu=0.6, cpu=1.0)),
-    "stress": UsersPreset(15, 10, 6.0, 3000, 32, MemoryShares(gpu=0.5, cpu=0.5)),
+    "fast": UsersPreset(6, 4, 2.5, 1500, 24, MemoryShares(gpu=0.75, cpu=0.6)),
+    "stress": UsersPreset(12, 10, 6.0, 2500, 32, MemoryShares(gpu=0.6, cpu=0.4)),
 }
 """`fast` is done in minutes. `stress` has GPU and host memory for a part of all histories only."""
 
