@@ -9,6 +9,7 @@ import pytest
 from vllm_pensieve.bench.sharegpt import ShareGptOptions, plan_sharegpt
 from vllm_pensieve.demo_model import KV_BYTES_PER_TOKEN
 from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.workloads.tokens import TokenCounter
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 GIB = 1 << 30
@@ -141,3 +142,14 @@ def test_real_conversations_are_taken_within_the_bounds():
     plan = plan_sharegpt(options(path, min_turns=2, max_turns=2, max_new_tokens=16))
     assert turns(plan) == [2] * 20
     assert {turn.output_tokens <= 16 for c in plan.conversations for turn in c.turns} == {True}
+
+
+def test_conversations_are_cut_to_the_models_context(chats, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 300}')
+    counter = TokenCounter(len, 1)
+    monkeypatch.setattr("vllm_pensieve.bench.sharegpt.token_counter", lambda model: counter)
+    memory = {"gpu_cache_gb": 1.0, "cpu_cache_gb": 1.0}
+    plan = plan_sharegpt(options(chats, model=str(tmp_path), **memory))
+    assert turns(plan) == [1, 2, 3, 4, 4, 4, 4, 4]
+    assert plan.workload["turns_cut_to_fit"] == 1 + 2 + 3 + 4
+    assert plan.max_model_len == 300

@@ -1,15 +1,18 @@
 """The benchmark of users: what its options mean, how much memory there is, and what is refused."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
+from vllm_pensieve.bench.model_config import context_limit
 from vllm_pensieve.bench.modes import MODES
 from vllm_pensieve.bench.plan import server_arguments, server_command
 from vllm_pensieve.bench.users import PRESETS, UsersOptions, plan_users
 from vllm_pensieve.demo_model import KV_BYTES_PER_TOKEN
 from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.workloads.tokens import TokenCounter
 
 GIB = 1 << 30
 
@@ -138,3 +141,37 @@ def test_what_cannot_be_done_is_refused_before_anything_is_made(changed, message
 def test_a_sheet_may_lie_in_the_folder_that_is_made_for_the_results(tmp_path):
     out = tmp_path / "new"
     assert plan_users(options(out=out, sheet=out / "sheet.md")).sheet == out / "sheet.md"
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"n_positions": 1024, "rope_scaling": None}, 1024),
+        ({"text_config": {"max_position_embeddings": 2048}}, 2048),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_type": "default"}}, 512),
+        ({"max_position_embeddings": 512, "rope_scaling": {"rope_type": "yarn"}}, None),
+        ({"hidden_size": 8}, None),
+    ],
+)
+def test_a_models_configuration_tells_its_context(tmp_path, config, limit):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert context_limit(str(tmp_path)) == limit
+    assert context_limit(str(tmp_path / "absent")) is None
+
+
+def test_a_conversation_longer_than_a_models_context_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 1024}')
+    with pytest.raises(UsageError, match="tokens, the context is 1024; use fewer --turns"):
+        plan_users(options(model=str(tmp_path)))
+
+
+def test_a_model_whose_kv_cannot_be_told_needs_its_memory_given(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(
+        "vllm_pensieve.bench.users.token_counter", lambda model: TokenCounter(len, 1)
+    )
+    with pytest.raises(UsageError, match="give --gpu-cache and --cpu-cache"):
+        plan_users(options(model=str(tmp_path)))
+    plan = plan_users(options(model=str(tmp_path), gpu_cache_gb=1.0, cpu_cache_gb=0.0))
+    assert plan.workload["kv_cache_gib"] == pytest.approx(1e9 / GIB)

@@ -4,6 +4,7 @@ wrong.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,29 +100,20 @@ def test_a_comparison_writes_its_summary_requests_and_figures(tmp_path):
 def test_users_at_the_same_time_are_measured_by_class(tmp_path):
     process = start(
         tmp_path,
-        *(
-            "--modes",
-            "vllm-apc,pensieve",
-            "--users",
-            "3",
-            "--turns",
-            "2",
-            "--history-tokens",
-            "256",
-        ),
-        *("--max-new-tokens", "8", "--request-interval", "0.3", "--gpu-cache", "0.02"),
-        *("--cpu-cache", "0.02", "--sheet", str(tmp_path / "sheet.md"), "--", "--dtype", "float32"),
+        *("--modes", "vllm-apc,pensieve", "--users", "3", "--turns", "2"),
+        *("--history-tokens", "256", "--gpu-cache", "0.02", "--cpu-cache", "0.02"),
+        *("--max-new-tokens", "8", "--request-interval", "0.3"),
+        *("--sheet", str(tmp_path / "sheet.md"), "--", "--dtype", "float32"),
         command="bench users",
     )
     output = finish(process)
     assert process.returncode == 0, output
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["outputs_identical"] is True
-    rows = [line.split()[:2] for line in output[: output.index("vllm-apc  ")].splitlines()]
-    assert [row for row in rows if row[:1] in (["1"], ["2"], ["3"])] == [
-        ["1", "HOT"],
-        ["2", "WARM"],
-        ["3", "COLD"],
+    assert re.findall(r"^ *([123]) +(HOT|WARM|COLD) ", output, re.MULTILINE) == [
+        ("1", "HOT"),
+        ("2", "WARM"),
+        ("3", "COLD"),
     ]
     for numbers in summary["modes"].values():
         assert list(numbers["by_class"]) == ["HOT", "WARM", "COLD"]

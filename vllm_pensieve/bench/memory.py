@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vllm_pensieve.bench.kv_shape import kv_shape
+from vllm_pensieve.bench.model_config import config_path
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.options import Memory, rounded_context
 from vllm_pensieve.bench.plan import GIB
@@ -68,24 +68,15 @@ def choose_memory(
 
 
 def _gib(gb: float) -> float:
-    """GB in GiB, to a thousandth."""
-    return round(gb * GB / GIB, 3)
+    return gb * GB / GIB
 
 
 def _kv_gb_per_token(model: str) -> float:
     try:
-        return kv_shape(_config(model)).bytes_per_token / GB
+        where = model if model == DEMO_MODEL_NAME else str(config_path(model))
+        return kv_shape(where).bytes_per_token / GB
     except (UsageError, OSError, ValueError) as error:
         raise UsageError(
             f"how much KV {model} keeps for a token cannot be told ({error}); "
             "give --gpu-cache and --cpu-cache"
         ) from error
-
-
-def _config(model: str) -> str:
-    """The model's folder, or its config.json in the cache of the hub."""
-    if model == DEMO_MODEL_NAME or Path(model).is_dir():
-        return model
-    from transformers.utils import cached_file
-
-    return str(cached_file(model, "config.json"))

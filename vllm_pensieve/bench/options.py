@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_pensieve.bench.machine import is_cpu_build
+from vllm_pensieve.bench.model_config import context_limit
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
 from vllm_pensieve.bench.server import check_port, free_port
-from vllm_pensieve.demo_model import DEMO_MODEL_NAME, MAX_POSITION, resolve_model
+from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.device import AUTO, device_environment
 from vllm_pensieve.workloads.conversations import (
     PRESETS,
@@ -43,10 +44,10 @@ On a GPU vLLM decides.
 class RunOptions:
     """What the benchmarks that compare servers have in common; None means: take the default."""
 
-    model: str
-    modes: str
-    repeat: int
-    seed: int
+    model: str = "demo"
+    modes: str = "vllm,vllm-apc,pensieve"
+    repeat: int = 1
+    seed: int = 0
     out: Path
     sheet: Path | None = None
     device: str = AUTO
@@ -134,6 +135,7 @@ def plan_run(options: RunOptions, memory: Memory, workload: Workload) -> Compare
     max_model_len = _max_model_len(options, workload)
     description = workload.description | {
         "model": options.model,
+        "device": options.device,
         "sessions": len(workload.conversations),
         "requests": sum(len(conversation.turns) for conversation in workload.conversations),
         "concurrency": workload.concurrency,
@@ -173,6 +175,12 @@ def rounded_context(conversations: Sequence[Conversation]) -> int:
     """Return the context in tokens that a server needs for these conversations, rounded up."""
     needed = needed_context_tokens(conversations, MESSAGE_OVERHEAD_TOKENS)
     return -(-needed // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
+
+
+def dataset_context(options: RunOptions) -> int:
+    """Return the length in tokens to which conversations of a dataset are cut."""
+    limit = context_limit(options.model) or DATASET_CONTEXT_TOKENS
+    return options.max_model_len or min(limit, DATASET_CONTEXT_TOKENS)
 
 
 def describe_sample(dataset: str, sample: DatasetSample) -> dict[str, object]:
@@ -227,7 +235,7 @@ def _from_dataset(
         turns=options.turns,
         output_tokens=options.output_tokens,
         think_time_s=spec.think_time_s,
-        max_context_tokens=options.max_model_len or DATASET_CONTEXT_TOKENS,
+        max_context_tokens=dataset_context(options),
         message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
     )
     dialogues = load_chats(str(path))
@@ -243,8 +251,10 @@ def _from_dataset(
 
 def _max_model_len(options: RunOptions, workload: Workload) -> int:
     needed = needed_context_tokens(workload.conversations, MESSAGE_OVERHEAD_TOKENS)
-    limit = options.max_model_len or (
-        MAX_POSITION if options.model == DEMO_MODEL_NAME else needed + CONTEXT_STEP_TOKENS
+    limit = (
+        options.max_model_len
+        or context_limit(options.model)
+        or rounded_context(workload.conversations)
     )
     if needed > limit:
         raise UsageError(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vllm_pensieve.bench.checks import check_amount, check_count
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
 from vllm_pensieve.bench.options import (
-    DATASET_CONTEXT_TOKENS,
     MESSAGE_OVERHEAD_TOKENS,
     RunOptions,
     Workload,
     check_run,
+    dataset_context,
     describe_sample,
     plan_run,
 )
@@ -43,15 +44,16 @@ class ShareGptOptions(RunOptions):
     Memory is in GB of 10^9 bytes (None: a part of the working set), `request_interval_s` in seconds.
     """
 
-    dataset: str
-    num_conversations: int
-    min_turns: int
-    max_turns: int | None
-    users: int
-    request_interval_s: float
-    max_new_tokens: int | None
-    gpu_cache_gb: float | None
-    cpu_cache_gb: float | None
+    out: Path = Path("out/sharegpt")
+    dataset: str = "sharegpt"
+    num_conversations: int = 24
+    min_turns: int = 2
+    max_turns: int | None = 10
+    users: int = 8
+    request_interval_s: float = 5.0
+    max_new_tokens: int | None = None
+    gpu_cache_gb: float | None = None
+    cpu_cache_gb: float | None = None
 
 
 def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
@@ -104,7 +106,7 @@ def _limits(options: ShareGptOptions) -> DatasetLimits:
         turns=options.max_turns,
         output_tokens=None,
         think_time_s=options.request_interval_s,
-        max_context_tokens=options.max_model_len or DATASET_CONTEXT_TOKENS,
+        max_context_tokens=dataset_context(options),
         message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
         min_turns=options.min_turns,
         max_output_tokens=reply_tokens(options.max_new_tokens, 0) or None,

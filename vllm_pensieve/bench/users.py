@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from vllm_pensieve.bench.checks import check_amount, check_count
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
+from vllm_pensieve.bench.model_config import context_limit
 from vllm_pensieve.bench.options import (
     MESSAGE_OVERHEAD_TOKENS,
     RunOptions,
@@ -15,7 +17,6 @@ from vllm_pensieve.bench.options import (
 )
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.config import ConfigError, default_max_new_tokens
-from vllm_pensieve.demo_model import DEMO_MODEL_NAME, MAX_POSITION
 from vllm_pensieve.workloads.conversations import WorkloadSpec
 from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.tokens import token_counter
@@ -54,7 +55,8 @@ class UsersOptions(RunOptions):
     Memory is in GB of 10^9 bytes, `request_interval_s` in seconds.
     """
 
-    preset: str
+    out: Path = Path("out/users")
+    preset: str = "fast"
     users: int | None = None
     turns: int | None = None
     request_interval_s: float | None = None
@@ -140,9 +142,10 @@ def _check_context(spec: WorkloadSpec, options: UsersOptions) -> None:
     turns = spec.turns or 1
     needed = spec.history_tokens + turns * (INPUT_TOKENS + (spec.output_tokens or 0))
     needed += (2 * turns + 1) * MESSAGE_OVERHEAD_TOKENS
-    if options.model == DEMO_MODEL_NAME and needed > MAX_POSITION:
+    limit = context_limit(options.model)
+    if limit is not None and needed > limit:
         raise UsageError(
-            f"a conversation grows to about {needed} tokens, the context is {MAX_POSITION}; {SHORTEN}"
+            f"a conversation grows to about {needed} tokens, the context is {limit}; {SHORTEN}"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,8 +24,8 @@ from vllm_pensieve.cli.compare import carry_out
 
 
 def sharegpt(
-    model: Model = "demo",
-    modes: Modes = "vllm,vllm-apc,pensieve",
+    model: Model = ShareGptOptions.model,
+    modes: Modes = ShareGptOptions.modes,
     dataset: Annotated[
         str,
         typer.Option(
@@ -34,27 +33,27 @@ def sharegpt(
             "form (JSON or JSON lines, also .gz); or `generated`: texts made up, as many turns and tokens as "
             "ShareGPT's on average."
         ),
-    ] = "sharegpt",
+    ] = ShareGptOptions.dataset,
     num_conversations: Annotated[
         int, typer.Option(help="Conversations to replay, at most as many as there are.")
-    ] = 24,
+    ] = ShareGptOptions.num_conversations,
     min_turns: Annotated[
         int, typer.Option(help="Conversations with fewer turns are left out.")
-    ] = 2,
+    ] = ShareGptOptions.min_turns,
     max_turns: Annotated[
         int | None, typer.Option(help="Longer conversations are cut to so many turns.")
-    ] = 10,
+    ] = ShareGptOptions.max_turns,
     users: Annotated[
         int,
         typer.Option("--users", "--num-concurrent-users", help="Conversations at a time."),
-    ] = 8,
+    ] = ShareGptOptions.users,
     request_interval: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
             help="Mean pause before each request (exponential, the same in all modes).",
         ),
-    ] = 5.0,
+    ] = ShareGptOptions.request_interval_s,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -64,10 +63,10 @@ def sharegpt(
     ] = None,
     gpu_cache: GpuCache = None,
     cpu_cache: CpuCache = None,
-    device: Device = "auto",
-    repeat: Repeat = 1,
-    seed: Seed = 0,
-    out: Out = Path("out/sharegpt"),
+    device: Device = ShareGptOptions.device,
+    repeat: Repeat = ShareGptOptions.repeat,
+    seed: Seed = ShareGptOptions.seed,
+    out: Out = ShareGptOptions.out,
     sheet: Sheet = None,
     server_options: ServerOptions = None,
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,15 +24,15 @@ from vllm_pensieve.cli.compare import carry_out
 
 
 def users(
-    model: Model = "demo",
-    modes: Modes = "vllm,vllm-apc,pensieve",
+    model: Model = UsersOptions.model,
+    modes: Modes = UsersOptions.modes,
     preset: Annotated[
         str,
         typer.Option(
             help="Values of the options that are not given. fast: few users, few turns, done in minutes. "
             "stress: many users, 10 turns, long histories, memory for a part of them."
         ),
-    ] = "fast",
+    ] = UsersOptions.preset,
     users: Annotated[
         int | None,
         typer.Option(
@@ -63,10 +62,10 @@ def users(
     ] = None,
     gpu_cache: GpuCache = None,
     cpu_cache: CpuCache = None,
-    device: Device = "auto",
-    repeat: Repeat = 1,
-    seed: Seed = 0,
-    out: Out = Path("out/users"),
+    device: Device = UsersOptions.device,
+    repeat: Repeat = UsersOptions.repeat,
+    seed: Seed = UsersOptions.seed,
+    out: Out = UsersOptions.out,
     sheet: Sheet = None,
     server_options: ServerOptions = None,
 ) -> None:
