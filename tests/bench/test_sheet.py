@@ -5,10 +5,12 @@ import re
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from vllm_pensieve.bench.records import RequestRecord
-from vllm_pensieve.bench.sheet import NOT_MEASURED, make_sheet, write_sheet
+from vllm_pensieve.bench.sheet import NOT_MEASURED, STOCK, make_sheet, write_sheet
 from vllm_pensieve.bench.statistics import mode_statistics, speedups
+from vllm_pensieve.cli.benchmark_view import details
 
 TURNS = 10
 CLASSES = {"a": "HOT", "b": "WARM", "c": "COLD"}
@@ -212,6 +214,27 @@ def test_what_went_wrong_is_told():
         "- vllm-offload is not available: CUDA only",
         "- vllm: 3 requests failed",
     ]
+
+
+def test_the_console_shows_the_same_figures_in_80_columns(capsys):
+    made = all_modes()
+    console = Console(width=80)
+    for table in details(made):
+        console.print(table)
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    lines = [line.split() for line in shown.splitlines()]
+    cold = made["modes"]["pensieve"]["by_class"]["COLD"]
+    (line,) = (line for line in lines if line[:2] == ["COLD", "pensieve"])
+    assert line[2:6] == [
+        "10",
+        f"{cold['duration_s']:.0f}",
+        "s",
+        f"{cold['throughput_rps']:.2f}",
+    ]
+    turn_10 = [made["speedup"][f"pensieve/{stock}"]["ttft_by_turn"][9] for stock in STOCK]
+    assert ["10", *(f"{factor:.2f}x" for factor in turn_10)] in lines
+    assert ["pensieve", "70.0%", "20.0%", "1.0%", "9.0%"] in lines
 
 
 def test_a_sheet_is_written_whole(tmp_path):

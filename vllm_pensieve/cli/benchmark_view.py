@@ -5,6 +5,7 @@ class of user, by turn, and by source of prompt tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from rich.box import SIMPLE
@@ -17,7 +18,9 @@ from vllm_pensieve.cli.view import seconds
 GB = 10**9
 SUBJECT = "pensieve"
 STOCK = ("vllm", "vllm-apc")
-TAIL_CAPTION = "tail: 99th percentile of the time from sending a request to the end of its reply"
+TAIL_CAPTION = (
+    "TTFT: mean; tail: 99th percentile of the time from sending a request to the end of its reply"
+)
 SHARES_CAPTION = (
     "resident and swapped are the GPU and CPU hit rates; recovered and new are computed"
 )
@@ -25,7 +28,8 @@ SHARES_CAPTION = (
 
 def client_table(workload: dict[str, Any]) -> Table:
     """Return one row a user: class, mean pause, turns, tokens."""
-    table = _table(f"{len(workload['users'])} users{memory_text(workload)}", "user", "class")
+    memory = memory_text(workload).removeprefix(", ")
+    table = _table(f"{len(workload['users'])} users", "user", "class", caption=memory)
     for heading in ("pause", "turns", "tokens in", "tokens out"):
         table.add_column(heading, justify="right", no_wrap=True)
     for number, user in enumerate(workload["users"], start=1):
@@ -84,14 +88,14 @@ def _table(title: str, *left: str, caption: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     table.caption = caption
     for heading in left:
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, overflow="fold")
     return table
 
 
 def _times(modes: dict[str, Any]) -> Table:
     """One row a class and mode, then the modes over all users."""
     table = _table("Requests and times", "users", "mode", caption=TAIL_CAPTION)
-    headings = ("requests", "total", "req/s", "tok/s", "TTFT", "p50", "p99", "tail")
+    headings = ("done", "total", "req/s", "tok/s", "TTFT", "p50", "p99", "tail")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     classes = list(next(iter(modes.values())).get("by_class", ()))
@@ -103,7 +107,7 @@ def _times(modes: dict[str, Any]) -> Table:
                 user_class or "all",
                 name,
                 str(own["requests"] - own["failed"]),
-                f"{own['duration_s']:.1f} s",
+                f"{own['duration_s']:.0f} s",
                 f"{own['throughput_rps']:.2f}",
                 f"{own['output_tok_s']:.1f}",
                 seconds(ttft["mean"]),
@@ -117,7 +121,7 @@ def _times(modes: dict[str, Any]) -> Table:
 
 def _speedups(pairs: dict[str, Any]) -> Table:
     """One row a class, two columns a pair."""
-    table = _table("How many times better", "users")
+    table = _table("Speed-ups of pensieve", "users")
     for pair in pairs:
         stock = pair.split("/")[1]
         table.add_column(f"TTFT, {stock}", justify="right")
@@ -133,12 +137,12 @@ def _speedups(pairs: dict[str, Any]) -> Table:
 
 
 def _by_turn(pairs: dict[str, Any]) -> Table:
-    table = _table("How many times sooner the first token comes, by turn", "against")
-    turns = max(len(speedup["ttft_by_turn"]) for speedup in pairs.values())
-    for turn in range(1, turns + 1):
-        table.add_column(str(turn), justify="right")
-    for pair, speedup in pairs.items():
-        table.add_row(pair.split("/")[1], *map(_times_better, speedup["ttft_by_turn"]))
+    table = _table("TTFT speed-up by turn", "turn")
+    for pair in pairs:
+        table.add_column(f"TTFT, {pair.split('/')[1]}", justify="right")
+    columns = [speedup["ttft_by_turn"] for speedup in pairs.values()]
+    for turn, factors in enumerate(zip_longest(*columns), start=1):
+        table.add_row(str(turn), *map(_times_better, factors))
     return table
 
 
