@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from vllm_pensieve.bench.records import RequestRecord
-from vllm_pensieve.bench.sheet import NOT_MEASURED, STOCK, make_sheet, write_sheet
-from vllm_pensieve.bench.statistics import mode_statistics, speedups
+from vllm_pensieve.bench.sheet import NOT_MEASURED, make_sheet, write_sheet
+from vllm_pensieve.bench.statistics import STOCK, mode_statistics, speedups
 from vllm_pensieve.cli.benchmark_view import details
 
 TURNS = 10

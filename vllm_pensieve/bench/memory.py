@@ -11,12 +11,11 @@ from vllm_pensieve.bench.kv_shape import kv_shape
 from vllm_pensieve.bench.model_config import config_path
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.options import Memory, rounded_context
-from vllm_pensieve.bench.plan import GIB
+from vllm_pensieve.bench.plan import GB, GIB
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
 from vllm_pensieve.workloads.conversations import Conversation
 from vllm_pensieve.workloads.errors import UsageError
 
-GB = 10**9
 SPARE = 1.25
 """KV memory is at least so many times the longest conversation's."""
 

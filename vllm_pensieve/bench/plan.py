@@ -13,6 +13,7 @@ from vllm_pensieve.workloads.conversations import Conversation
 
 BLOCK_TOKENS = 32
 GIB = 1 << 30
+GB = 10**9
 RECORDED_VARIABLES = (
     "VLLM_PENSIEVE",
     "VLLM_CPU_",

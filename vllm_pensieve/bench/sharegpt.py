@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_pensieve.bench.checks import check_amount, check_count
+from vllm_pensieve.bench.checks import (
+    MOST_SECONDS,
+    MOST_TOKENS,
+    MOST_TURNS,
+    MOST_USERS,
+    check_amount,
+    check_count,
+    check_memory_and_runs,
+    reply_tokens,
+)
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
 from vllm_pensieve.bench.options import (
     MESSAGE_OVERHEAD_TOKENS,
@@ -18,14 +27,6 @@ from vllm_pensieve.bench.options import (
     plan_run,
 )
 from vllm_pensieve.bench.plan import ComparePlan
-from vllm_pensieve.bench.users import (
-    MOST_SECONDS,
-    MOST_TOKENS,
-    MOST_TURNS,
-    MOST_USERS,
-    check_memory_and_runs,
-    reply_tokens,
-)
 from vllm_pensieve.workloads.clients import GENERATED
 from vllm_pensieve.workloads.dataset import DatasetLimits, Dialogue, sample_dataset
 from vllm_pensieve.workloads.errors import UsageError

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-SUBJECT = "pensieve"
-STOCK = ("vllm", "vllm-apc")
-SOURCES = ("resident", "swapped", "recovered", "new")
+from vllm_pensieve.bench.counters import SOURCES
+from vllm_pensieve.bench.plan import GB, GIB
+from vllm_pensieve.bench.statistics import STOCK, SUBJECT
+
 NOT_MEASURED = "not measured"
-GB_PER_GIB = (1 << 30) / 10**9
 
 Find = Callable[[dict[str, Any]], Any]
 
@@ -81,14 +81,14 @@ def _set_up(summary: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("machine", f"{machine['processor']}, {machine['cores']} cores"),
         ("GPUs", ", ".join(machine["gpus"]) or "none"),
-        ("memory", f"{machine['memory_bytes'] / 10**9:.1f} GB"),
+        ("memory", f"{machine['memory_bytes'] / GB:.1f} GB"),
         ("system", str(machine["system"])),
         ("load average at the end", f"{machine['load_average_1min']:.2f}"),
         ("versions", ", ".join(f"{name} {said}" for name, said in summary["versions"].items())),
     ]
     for name, value in workload.items():
         if name.endswith("_gib"):
-            size = "-" if value is None else f"{value * GB_PER_GIB:.3f} GB"
+            size = "-" if value is None else f"{value * GIB / GB:.3f} GB"
             rows.append((name.removesuffix("_gib").replace("_", " "), size))
         elif not isinstance(value, list):
             rows.append((name.replace("_", " "), "-" if value is None else str(value)))

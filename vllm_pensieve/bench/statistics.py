@@ -11,6 +11,9 @@ from vllm_pensieve.bench.records import RequestRecord
 
 BASELINES = ("vllm", "vllm-apc", "vllm-offload", "pensieve-no-swap")
 """What other modes are compared with, where it was measured too."""
+SUBJECT = "pensieve"
+STOCK = ("vllm", "vllm-apc")
+"""What benchmarks are about, and what they set it beside first."""
 LATE_TURN = 5
 """From this turn on a conversation counts as long (`mean_turn5plus`)."""
 

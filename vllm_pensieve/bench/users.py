@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vllm_pensieve.bench.checks import check_amount, check_count
+from vllm_pensieve.bench.checks import (
+    MOST_SECONDS,
+    MOST_TOKENS,
+    MOST_TURNS,
+    MOST_USERS,
+    check_amount,
+    check_count,
+    check_memory_and_runs,
+    reply_tokens,
+)
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
 from vllm_pensieve.bench.model_config import context_limit
 from vllm_pensieve.bench.options import (
@@ -16,7 +25,6 @@ from vllm_pensieve.bench.options import (
     plan_run,
 )
 from vllm_pensieve.bench.plan import ComparePlan
-from vllm_pensieve.config import ConfigError, default_max_new_tokens
 from vllm_pensieve.workloads.conversations import WorkloadSpec
 from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.tokens import token_counter
@@ -24,8 +32,6 @@ from vllm_pensieve.workloads.users import User, generate_users
 
 INPUT_TOKENS = 38
 """Length of each message; the history comes before the first."""
-MOST_USERS, MOST_TURNS, MOST_TOKENS = 10_000, 1_000, 10_000_000
-MOST_SECONDS, MOST_GB = 86_400, 100_000
 SHORTEN = "use fewer --turns, or a smaller --history-tokens or --max-new-tokens"
 
 
@@ -101,24 +107,6 @@ def _check(options: UsersOptions) -> None:
     check_count("--history-tokens", options.history_tokens, 0, MOST_TOKENS)
     check_amount("--request-interval", options.request_interval_s, MOST_SECONDS)
     check_memory_and_runs(options, options.gpu_cache_gb, options.cpu_cache_gb)
-
-
-def check_memory_and_runs(
-    options: RunOptions, gpu_cache_gb: float | None, cpu_cache_gb: float | None
-) -> None:
-    """Refuse memory, repeats and seeds out of range. Raises UsageError."""
-    check_amount("--gpu-cache", gpu_cache_gb, MOST_GB, above_zero=True)
-    check_amount("--cpu-cache", cpu_cache_gb, MOST_GB)
-    check_count("--repeat", options.repeat, 1, 1000)
-    check_count("--seed", options.seed, 0, 2**31 - 1)
-
-
-def reply_tokens(asked: int | None, otherwise: int) -> int:
-    """Return `--max-new-tokens`, else MAX_NEW_TOKENS of the environment, else `otherwise`."""
-    try:
-        return asked or default_max_new_tokens(otherwise)
-    except ConfigError as error:
-        raise UsageError(str(error)) from error
 
 
 def _spec(options: UsersOptions, preset: UsersPreset) -> WorkloadSpec:

@@ -11,13 +11,11 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from vllm_pensieve.bench.figures import SOURCE_COLOURS
-from vllm_pensieve.bench.plan import GIB
+from vllm_pensieve.bench.counters import SOURCES
+from vllm_pensieve.bench.plan import GB, GIB
+from vllm_pensieve.bench.statistics import STOCK, SUBJECT
 from vllm_pensieve.cli.view import seconds
 
-GB = 10**9
-SUBJECT = "pensieve"
-STOCK = ("vllm", "vllm-apc")
 TAIL_CAPTION = (
     "TTFT: mean; tail: 99th percentile of the time from sending a request to the end of its reply"
 )
@@ -148,13 +146,13 @@ def _by_turn(pairs: dict[str, Any]) -> Table:
 
 def _shares(modes: dict[str, Any]) -> Table:
     table = _table("Where prompt tokens came from", "mode", caption=SHARES_CAPTION)
-    for source in SOURCE_COLOURS:
+    for source in SOURCES:
         table.add_column(source, justify="right")
     for name, numbers in modes.items():
         shares = numbers["prompt_shares"]
         table.add_row(
             name,
-            *(f"{shares[source]:.1%}" if source in shares else "-" for source in SOURCE_COLOURS),
+            *(f"{shares[source]:.1%}" if source in shares else "-" for source in SOURCES),
         )
     return table
 
