@@ -95,6 +95,10 @@ def test_modes_without_host_memory_get_none():
     assert plan_users(options(cpu_cache_gb=0.0)).workload["host_cache_gib"] is None
 
 
+def test_what_is_compared_with_host_memory_needs_the_option_as_well():
+    assert plan_users(options(modes="pensieve-no-swap")).workload["host_cache_gib"] > 0
+
+
 def test_the_servers_get_the_environment_of_the_device(monkeypatch):
     monkeypatch.setattr(
         "vllm_pensieve.bench.options.device_environment",
@@ -123,6 +127,7 @@ def test_the_servers_get_the_environment_of_the_device(monkeypatch):
         ({"gpu_cache_gb": math.inf}, "--gpu-cache inf: give"),
         ({"cpu_cache_gb": -1.0}, "--cpu-cache -1: give a number from 0"),
         ({"cpu_cache_gb": 1.0, "modes": "vllm,vllm-apc"}, "none of the modes .* uses host memory"),
+        ({"cpu_cache_gb": 0.0, "modes": "vllm-offload"}, "vllm-offload means nothing without"),
         ({"modes": "vllm,fast"}, "unknown mode fast"),
         ({"repeat": 0}, "--repeat 0: give"),
         ({"seed": -1}, "--seed -1: give"),

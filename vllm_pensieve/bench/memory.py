@@ -46,14 +46,20 @@ def choose_memory(
 ) -> Memory:
     """Return the memory of each server.
 
-    Raises UsageError if no mode uses the host memory that was asked for, or if nothing was asked for and
-    it is not known how much KV the model has.
+    Raises UsageError if no mode uses the host memory that was asked for or one needs what was refused, or
+    if nothing was asked for and it is not known how much KV the model has.
     """
-    used = any(mode.uses_host_cache for mode in parse_modes(modes, host_cache_gib=1.0))
+    wanted = parse_modes(modes, host_cache_gib=1.0)
+    used = any(mode.uses_host_cache for mode in wanted)
     if asked.cpu_cache_gb and not used:
         raise UsageError(
             f"--cpu-cache {asked.cpu_cache_gb:g}: none of the modes {modes} uses host memory; "
             "leave it out, or add pensieve to --modes"
+        )
+    lacking = [mode.name for mode in wanted if mode.needs_host_cache and asked.cpu_cache_gb == 0]
+    if lacking:
+        raise UsageError(
+            f"--cpu-cache 0: {', '.join(lacking)} means nothing without host memory; give some"
         )
     gpu_gb, cpu_gb = asked.gpu_cache_gb, asked.cpu_cache_gb
     if gpu_gb is None or (cpu_gb is None and used):

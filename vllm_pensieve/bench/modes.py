@@ -47,8 +47,8 @@ class Mode:
 
     @property
     def uses_host_cache(self) -> bool:
-        """Whether this mode makes use of host memory."""
-        return self.swaps and (self.pensieve is not None or self.needs_host_cache)
+        """Whether this mode makes use of host memory, or is compared with one that does."""
+        return self.needs_host_cache or (self.swaps and self.pensieve is not None)
 
     def options(self) -> list[str]:
         """Return the server options that this mode adds."""
