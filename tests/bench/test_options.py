@@ -18,6 +18,7 @@ def no_model_is_made(monkeypatch):
 def options(**changed) -> CompareOptions:
     fields = dict.fromkeys(CompareOptions.__dataclass_fields__)
     fields |= {
+        "device": "auto",
         "model": "demo",
         "modes": "vllm,pensieve",
         "workload": "demo",

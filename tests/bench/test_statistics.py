@@ -1,5 +1,7 @@
 """The numbers of a summary, on inputs small enough to compute by hand."""
 
+import dataclasses
+
 import pytest
 
 from vllm_pensieve.bench.counters import parse_prompt_tokens, prompt_tokens_by_source
@@ -53,9 +55,54 @@ def test_times_and_rates_of_a_mode():
     assert numbers["output_tok_s"] == 1.0
     assert numbers["ttft_s"]["mean"] == 2.0
     assert numbers["ttft_s"]["by_turn"] == [2.0, None, None, None, 1.0, 3.0]
+    assert numbers["ttft_s"]["requests_by_turn"] == [1, 0, 0, 0, 1, 1]
     assert numbers["ttft_s"]["mean_turn5plus"] == 2.0
     assert numbers["ttft_s"]["mean_returning"] == 2.0
     assert numbers["tpot_s"]["p50"] == 0.5
+
+
+def of(session: str, record: RequestRecord) -> RequestRecord:
+    return dataclasses.replace(record, session=session)
+
+
+def test_each_class_of_users_has_its_own_times_and_rates():
+    records = [of("a", RECORDS[0]), of("b", RECORDS[1]), of("b", RECORDS[2]), of("c", FAILED)]
+    classes = {"a": "HOT", "b": "WARM", "c": "COLD"}
+    numbers = mode_statistics(records, {"total": 30, "resident": 12, "new": 18}, classes)
+    assert list(numbers["by_class"]) == ["HOT", "WARM", "COLD"]
+    warm = numbers["by_class"]["WARM"]
+    assert (warm["requests"], warm["failed"], warm["output_tokens"]) == (2, 0, 10)
+    assert warm["duration_s"] == 8.0
+    assert warm["throughput_rps"] == 0.25
+    assert warm["ttft_s"]["mean"] == 2.0
+    assert warm["e2e_s"]["p99"] == pytest.approx(3.99)
+    assert warm["prompt_tokens"] == {"total": 20, "cached": 8}
+    assert warm["cached_share"] == 0.4
+    assert numbers["by_class"]["HOT"]["ttft_s"]["mean"] == 2.0
+    cold = numbers["by_class"]["COLD"]
+    assert (cold["failed"], cold["ttft_s"]["mean"], cold["cached_share"]) == (1, None, None)
+    assert "by_class" not in mode_statistics(records, {})
+
+
+def test_prompt_tokens_have_shares_of_all_of_them():
+    sources = {"total": 40, "resident": 20, "swapped": 10, "recovered": 0, "new": 10}
+    shares = {"resident": 0.5, "swapped": 0.25, "recovered": 0.0, "new": 0.25}
+    assert mode_statistics(RECORDS, sources)["prompt_shares"] == shares
+    assert mode_statistics([FAILED], {"total": 0, "new": 0})["prompt_shares"] == {}
+
+
+def test_speedups_have_those_of_each_class():
+    def classes(hot: float, cold: float) -> dict:
+        return {"by_class": {"HOT": mode(2.0, hot, [hot], None), "COLD": mode(1.0, cold, [], None)}}
+
+    modes = {
+        "vllm": mode(1.0, 2.0, [], None) | classes(3.0, 8.0),
+        "pensieve": mode(1.0, 1.0, [], None) | classes(2.0, 2.0),
+    }
+    by_class = speedups(modes)["pensieve/vllm"]["by_class"]
+    assert by_class["HOT"]["ttft_mean"] == 1.5
+    assert by_class["HOT"]["ttft_by_turn"] == [1.5]
+    assert by_class["COLD"]["ttft_mean"] == 4.0
 
 
 def test_a_mode_in_which_everything_failed_has_no_times():

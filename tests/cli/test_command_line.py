@@ -72,6 +72,36 @@ def test_bad_input_of_a_benchmark_is_refused():
     assert len(answer.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("users", "--num-concurrent-users", "0"), "--users 0: give a whole number from 1"),
+        (
+            ("users", "--cpu-cache", "1", "--modes", "vllm"),
+            "none of the modes vllm uses host memory",
+        ),
+        (("users", "--turns", "2000"), "--turns 2000: give a whole number from 1 to 1,000"),
+        (("users", "--turns", "900"), "the context is 32768; use fewer --turns"),
+        (("users", "--gpu-cache", "much"), "Invalid value for '--gpu-cache'"),
+        (("users", "--sheet", "nowhere/sheet.md"), "nowhere/sheet.md: its folder does not exist"),
+        (
+            ("sharegpt", "--min-turns", "4", "--max-turns", "3"),
+            "--min-turns 4 is above --max-turns 3",
+        ),
+        (("sharegpt", "--dataset", "absent.json"), "absent.json: cannot be read: No such file"),
+        (("sharegpt", "--dataset", "sharegt"), "ShareGPT_Vicuna_unfiltered' "),
+    ],
+)
+def test_bad_input_of_a_benchmark_over_servers_is_refused(tmp_path, arguments, message):
+    out = tmp_path / "out"
+    answer = pensieve("bench", *arguments, "--out", str(out))
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert len(answer.stderr.splitlines()) <= 2
+    assert not out.exists()
+
+
 def test_a_malformed_dataset_is_named_with_its_record(tmp_path):
     path = tmp_path / "chats.json"
     path.write_text(json.dumps([{"conversations": []}, {"conversations": [7]}]))

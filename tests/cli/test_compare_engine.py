@@ -4,6 +4,7 @@ wrong.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,11 +28,15 @@ TINY = (
 START_TIMEOUT_S = 240
 
 
-def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vllm_pensieve", "compare", "--out", str(out), *arguments]
+def start(out: Path, *arguments: str, command: str = "compare") -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "vllm_pensieve", *command.split()]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "COLUMNS": "200"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+        [*program, "--out", str(out), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
     )
 
 
@@ -90,6 +95,40 @@ def test_a_comparison_writes_its_summary_requests_and_figures(tmp_path):
         assert (tmp_path / figure).stat().st_size > 5000
     assert server_processes(tmp_path) == []
     replies_are_reused(records(tmp_path))
+
+
+def test_users_at_the_same_time_are_measured_by_class(tmp_path):
+    process = start(
+        tmp_path,
+        *("--modes", "vllm-apc,pensieve", "--users", "3", "--turns", "2"),
+        *("--history-tokens", "256", "--gpu-cache", "0.02", "--cpu-cache", "0.02"),
+        *("--max-new-tokens", "8", "--request-interval", "0.3"),
+        *("--sheet", str(tmp_path / "sheet.md"), "--", "--dtype", "float32"),
+        command="bench users",
+    )
+    output = finish(process)
+    assert process.returncode == 0, output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["outputs_identical"] is True
+    assert re.findall(r"^ *([123]) +(HOT|WARM|COLD) ", output, re.MULTILINE) == [
+        ("1", "HOT"),
+        ("2", "WARM"),
+        ("3", "COLD"),
+    ]
+    for numbers in summary["modes"].values():
+        assert list(numbers["by_class"]) == ["HOT", "WARM", "COLD"]
+        assert {own["requests"] for own in numbers["by_class"].values()} == {2}
+        assert sum(numbers["prompt_shares"].values()) == pytest.approx(1.0)
+        cached = sum(own["prompt_tokens"]["cached"] for own in numbers["by_class"].values())
+        prompt = numbers["prompt_tokens"]
+        assert cached == prompt["resident"] + prompt["swapped"] > 0
+    hot = summary["speedup"]["pensieve/vllm-apc"]["by_class"]["HOT"]["ttft_mean"]
+    assert f"| TTFT of HOT users | 1.8x to 2.5x | not measured | {hot:.2f}x |" in (
+        (tmp_path / "sheet.md").read_text()
+    )
+    assert f"{hot:.2f}x" in output
+    assert str(tmp_path / "sheet.md") in (tmp_path / "sheet.md").read_text()
+    assert server_processes(tmp_path) == []
 
 
 def replies_are_reused(lines: list[dict]) -> None:

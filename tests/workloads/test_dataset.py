@@ -97,17 +97,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_conversation_ends_where_the_context_would(tmp_path):
     path = write(tmp_path, [SHAREGPT, [{"role": "user", "content": "no reply"}]])
     limits = DatasetLimits(10, None, None, 0.0, 20, 1)
-    sample = sample_dataset(path, limits, 0, len)
+    sample = sample_dataset("file", load_dialogues(path), limits, 0, len)
     (conversation,) = sample.conversations
     assert [(turn.text, turn.output_tokens) for turn in conversation.turns] == [("one", 11)]
     assert (sample.records, sample.without_turns, sample.cut_turns) == (2, 1, 1)
-    with pytest.raises(UsageError, match="none of its 2 records fits the context"):
-        sample_dataset(path, DatasetLimits(10, None, None, 0.0, 5, 1), 0, len)
+    limits = DatasetLimits(10, None, None, 0.0, 5, 1)
+    with pytest.raises(UsageError, match="file: none of its 2 records fits the context"):
+        sample_dataset("file", load_dialogues(path), limits, 0, len)
 
 
 def test_limits_on_sessions_turns_and_replies_hold(tmp_path):
-    path = write(tmp_path, [SHAREGPT] * 5)
-    sample = sample_dataset(path, DatasetLimits(3, 1, 9, 1.0, 10_000, 0), 0, len)
+    dialogues = load_dialogues(write(tmp_path, [SHAREGPT] * 5))
+    sample = sample_dataset("file", dialogues, DatasetLimits(3, 1, 9, 1.0, 10_000, 0), 0, len)
     assert [len(conversation.turns) for conversation in sample.conversations] == [1, 1, 1]
     assert {turn.output_tokens for c in sample.conversations for turn in c.turns} == {9}
     assert len({conversation.session_id for conversation in sample.conversations}) == 3
@@ -118,11 +119,12 @@ def test_the_seed_decides_which_records_are_taken(tmp_path):
         [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}]
         for i in range(50)
     ]
-    path = write(tmp_path, chats)
+    dialogues = load_dialogues(write(tmp_path, chats))
     limits = DatasetLimits(5, None, None, 0.0, 10_000, 0)
 
     def taken(seed: int) -> list[str]:
-        return [c.turns[0].text for c in sample_dataset(path, limits, seed, len).conversations]
+        sample = sample_dataset("file", dialogues, limits, seed, len)
+        return [conversation.turns[0].text for conversation in sample.conversations]
 
     assert taken(1) == taken(1)
     assert taken(1) != taken(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, MAX_POSITION
@@ -28,6 +29,18 @@ PLAIN_CHAT_TEMPLATE = (
 
 A reply stands in the next prompt right behind its colon, as it was generated, so that its KV can be used again.
 """
+
+
+def config_path(model: str) -> Path:
+    """Return the path of a model's config.json: in its folder, or in the hub's cache.
+
+    Raises OSError if there is none.
+    """
+    if Path(model).is_dir():
+        return Path(model) / "config.json"
+    from transformers.utils import cached_file
+
+    return Path(cached_file(model, "config.json"))
 
 
 def context_limit(model: str) -> int | None:

@@ -45,6 +45,11 @@ class Mode:
         options = (*self.server_options, "--kv-transfer-config", json.dumps(connector))
         return dataclasses.replace(self, server_options=options)
 
+    @property
+    def uses_host_cache(self) -> bool:
+        """Whether this mode makes use of host memory, or is compared with one that does."""
+        return self.needs_host_cache or (self.swaps and self.pensieve is not None)
+
     def options(self) -> list[str]:
         """Return the server options that this mode adds."""
         if self.pensieve is None:

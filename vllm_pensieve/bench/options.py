@@ -5,7 +5,9 @@ anything is started or moved.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_pensieve.bench.machine import is_cpu_build
@@ -14,14 +16,16 @@ from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
 from vllm_pensieve.bench.server import check_port, free_port
 from vllm_pensieve.demo_model import resolve_model
+from vllm_pensieve.device import AUTO, device_environment
 from vllm_pensieve.workloads.conversations import (
     PRESETS,
     Conversation,
     WorkloadSpec,
     generate_conversations,
 )
-from vllm_pensieve.workloads.dataset import DatasetLimits, sample_dataset
+from vllm_pensieve.workloads.dataset import DatasetLimits, DatasetSample, sample_dataset
 from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.workloads.sharegpt import load_chats
 from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
 
 MESSAGE_OVERHEAD_TOKENS = 16
@@ -36,14 +40,49 @@ On a GPU vLLM decides.
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the benchmarks that compare servers have in common; None means: take the default."""
+
+    model: str = "demo"
+    modes: str = "vllm,vllm-apc,pensieve"
+    repeat: int = 1
+    seed: int = 0
+    out: Path
+    sheet: Path | None = None
+    device: str = AUTO
+    max_model_len: int | None = None
+    port: int | None = None
+    server_options: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
-class CompareOptions:
+class Memory:
+    """Memory of each server in GiB: for KV (None: vLLM decides) and, in modes that use it, on the host."""
+
+    kv_cache_gib: float | None
+    host_cache_gib: float | None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is sent to each server, and how the summary describes it."""
+
+    conversations: Sequence[Conversation]
+    concurrency: int
+    description: dict[str, object]
+    shorten: str
+    """What to do about conversations that outgrow the context."""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """Class of the user by session, where users have classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(RunOptions):
     """The options of `pensieve compare` as given; None means: take the workload's or the machine's
     default.
     """
 
-    model: str
-    modes: str
     workload: str
     dataset: Path | None
     sessions: int | None
@@ -54,57 +93,117 @@ class CompareOptions:
     concurrency: int | None
     kv_cache_gib: float | None
     host_cache_gib: float | None
-    max_model_len: int | None
-    port: int | None
-    repeat: int
-    seed: int
-    out: Path
-    server_options: tuple[str, ...]
 
 
 def make_plan(options: CompareOptions) -> ComparePlan:
     """Return the plan. Raises UsageError for everything that cannot be done as asked."""
-    modes = parse_modes(options.modes, options.host_cache_gib)
-    if options.out.exists() and not options.out.is_dir():
-        raise UsageError(f"--out {options.out} is a file; name a folder")
-    if options.port is not None:
-        check_port(options.port)
+    memory = Memory(options.kv_cache_gib or default_kv_cache_gib(), options.host_cache_gib)
+    parse_modes(options.modes, memory.host_cache_gib)
+    check_run(options)
     spec = _spec(options)
     counter = token_counter(options.model)
     if options.dataset is None:
         conversations, description = _generated(spec, options, counter)
     else:
         conversations, description = _from_dataset(options.dataset, spec, options, counter)
-    requests = sum(len(conversation.turns) for conversation in conversations)
-    max_model_len = _max_model_len(options, conversations)
-    description |= {
+    workload = Workload(
+        conversations,
+        spec.concurrency,
+        description | {"think_time_s": spec.think_time_s},
+        "use fewer --turns, a smaller --history-tokens or --output-tokens"
+        + (", or a larger --max-model-len" if options.max_model_len else ""),
+    )
+    return plan_run(options, memory, workload)
+
+
+def check_run(options: RunOptions) -> None:
+    """Refuse what needs no look at the workload. Raises UsageError."""
+    if options.out.exists() and not options.out.is_dir():
+        raise UsageError(f"--out {options.out} is a file; name a folder")
+    if options.sheet is not None:
+        _check_sheet(options.sheet, options.out)
+    if options.port is not None:
+        check_port(options.port)
+    device_environment(options.device, os.environ)
+
+
+def plan_run(options: RunOptions, memory: Memory, workload: Workload) -> ComparePlan:
+    """Return the plan of serving this workload in each mode.
+
+    Raises UsageError for an unknown mode, and for a conversation that outgrows the context.
+    """
+    modes = parse_modes(options.modes, memory.host_cache_gib)
+    max_model_len = _max_model_len(options, workload)
+    description = workload.description | {
         "model": options.model,
-        "sessions": len(conversations),
-        "requests": requests,
-        "think_time_s": spec.think_time_s,
-        "concurrency": spec.concurrency,
+        "device": options.device,
+        "sessions": len(workload.conversations),
+        "requests": sum(len(conversation.turns) for conversation in workload.conversations),
+        "concurrency": workload.concurrency,
         "seed": options.seed,
         "repeat": options.repeat,
-        "kv_cache_gib": _kv_cache_gib(options),
-        "host_cache_gib": options.host_cache_gib,
+        "kv_cache_gib": memory.kv_cache_gib,
+        "host_cache_gib": memory.host_cache_gib,
         "max_model_len": max_model_len,
     }
     return ComparePlan(
         model=options.model,
         model_path=resolve_model(options.model),
         modes=tuple(modes),
-        conversations=tuple(conversations),
+        conversations=tuple(workload.conversations),
         workload=description,
-        concurrency=spec.concurrency,
+        classes=workload.classes,
+        concurrency=workload.concurrency,
         seed=options.seed,
         repeat=options.repeat,
         port=options.port or free_port(),
         max_model_len=max_model_len,
-        kv_cache_gib=_kv_cache_gib(options),
+        kv_cache_gib=memory.kv_cache_gib,
         eager=is_cpu_build(),
+        environment=device_environment(options.device, os.environ),
         server_options=(*chat_options(options.model), *options.server_options),
         out=options.out,
+        sheet=options.sheet,
     )
+
+
+def default_kv_cache_gib() -> float | None:
+    """KV memory that nobody asked otherwise for; None: vLLM decides."""
+    return CPU_KV_CACHE_GIB if is_cpu_build() else None
+
+
+def rounded_context(conversations: Sequence[Conversation]) -> int:
+    """Return the context in tokens that a server needs for these conversations, rounded up."""
+    needed = needed_context_tokens(conversations, MESSAGE_OVERHEAD_TOKENS)
+    return -(-needed // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
+
+
+def dataset_context(options: RunOptions) -> int:
+    """Return the length in tokens to which conversations of a dataset are cut."""
+    limit = context_limit(options.model) or DATASET_CONTEXT_TOKENS
+    return options.max_model_len or min(limit, DATASET_CONTEXT_TOKENS)
+
+
+def describe_sample(dataset: str, sample: DatasetSample) -> dict[str, object]:
+    """Return the part of a workload's description that says what was taken from a dataset."""
+    return {
+        "dataset": dataset,
+        "records": sample.records,
+        "records_without_turns": sample.without_turns,
+        "records_with_too_few_turns": sample.too_few_turns,
+        "turns_cut_to_fit": sample.cut_turns,
+    }
+
+
+def _check_sheet(sheet: Path, out: Path) -> None:
+    """Raise UsageError if the sheet could not be written after the run."""
+    if sheet.is_dir():
+        raise UsageError(f"--sheet {sheet} is a folder; name a file, such as {sheet / 'sheet.md'}")
+    folder = sheet.absolute().parent
+    if folder == out.absolute() and not out.exists():
+        return
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"--sheet {sheet}: its folder does not exist or cannot be written")
 
 
 def _spec(options: CompareOptions) -> WorkloadSpec:
@@ -137,37 +236,29 @@ def _from_dataset(
         turns=options.turns,
         output_tokens=options.output_tokens,
         think_time_s=spec.think_time_s,
-        max_context_tokens=options.max_model_len
-        or min(DATASET_CONTEXT_TOKENS, context_limit(options.model) or DATASET_CONTEXT_TOKENS),
+        max_context_tokens=dataset_context(options),
         message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
     )
-    sample = sample_dataset(path, limits, options.seed, counter.count)
+    dialogues = load_chats(str(path))
+    sample = sample_dataset(str(path), dialogues, limits, options.seed, counter.count)
     description = {
         "name": "dataset",
-        "dataset": str(path),
-        "records": sample.records,
-        "records_without_turns": sample.without_turns,
-        "turns_cut_to_fit": sample.cut_turns,
+        **describe_sample(str(path), sample),
         "turns": options.turns,
         "output_tokens": options.output_tokens,
     }
     return sample.conversations, description
 
 
-def _max_model_len(options: CompareOptions, conversations: list[Conversation]) -> int:
-    needed = needed_context_tokens(conversations, MESSAGE_OVERHEAD_TOKENS)
-    limit = options.max_model_len or context_limit(options.model) or needed + CONTEXT_STEP_TOKENS
+def _max_model_len(options: RunOptions, workload: Workload) -> int:
+    needed = needed_context_tokens(workload.conversations, MESSAGE_OVERHEAD_TOKENS)
+    limit = (
+        options.max_model_len
+        or context_limit(options.model)
+        or rounded_context(workload.conversations)
+    )
     if needed > limit:
         raise UsageError(
-            f"a conversation grows to about {needed} tokens, the context is {limit}; "
-            "use fewer --turns, a smaller --history-tokens or --output-tokens"
-            + (", or a larger --max-model-len" if options.max_model_len else "")
+            f"a conversation grows to about {needed} tokens, the context is {limit}; {workload.shorten}"
         )
-    rounded = -(-needed // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
-    return options.max_model_len or min(rounded, limit)
-
-
-def _kv_cache_gib(options: CompareOptions) -> float | None:
-    if options.kv_cache_gib is not None:
-        return options.kv_cache_gib
-    return CPU_KV_CACHE_GIB if is_cpu_build() else None
+    return options.max_model_len or min(rounded_context(workload.conversations), limit)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from vllm_pensieve.workloads.conversations import Conversation
 
 BLOCK_TOKENS = 32
 GIB = 1 << 30
+GB = 10**9
 RECORDED_VARIABLES = (
     "VLLM_PENSIEVE",
     "VLLM_CPU_",
@@ -38,6 +38,8 @@ class ComparePlan:
     conversations: tuple[Conversation, ...]
     workload: dict[str, object]
     """Description for the summary."""
+    classes: Mapping[str, str]
+    """Class of the user by session; empty where users have no classes."""
     concurrency: int
     seed: int
     repeat: int
@@ -45,8 +47,11 @@ class ComparePlan:
     max_model_len: int
     kv_cache_gib: float | None
     eager: bool
+    environment: Mapping[str, str]
+    """What each mode's own environment is made from."""
     server_options: tuple[str, ...]
     out: Path
+    sheet: Path | None
 
     @property
     def requests(self) -> int:
@@ -87,7 +92,7 @@ def server_arguments(plan: ComparePlan, mode: Mode) -> tuple[str, ...]:
 
 def server_command(plan: ComparePlan, mode: Mode, repeat: int) -> ServerCommand:
     """Return everything that starts a mode's server; `repeat` counts from 0 and names the log."""
-    environment = mode.environment(dict(os.environ))
+    environment = mode.environment(dict(plan.environment))
     environment.pop("VLLM_API_KEY", None)
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     log = (

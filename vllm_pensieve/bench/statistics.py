@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm_pensieve.bench.records import RequestRecord
 
 BASELINES = ("vllm", "vllm-apc", "vllm-offload", "pensieve-no-swap")
 """What other modes are compared with, where it was measured too."""
+SUBJECT = "pensieve"
+STOCK = ("vllm", "vllm-apc")
+"""What benchmarks are about, and what they set it beside first."""
 LATE_TURN = 5
 """From this turn on a conversation counts as long (`mean_turn5plus`)."""
 
@@ -43,14 +46,48 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def mode_statistics(
-    records: Iterable[RequestRecord], prompt_tokens: dict[str, int]
+    records: Iterable[RequestRecord],
+    prompt_tokens: dict[str, int],
+    classes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the numbers of one mode: requests, throughput, times in seconds, and prompt tokens by
-    source.
+    source with their shares of all.
 
-    Duration is from the first request sent to the last reply's end; think times are in it.
+    Duration is from the first request sent to the last reply's end; think times are in it. `classes`
+    maps sessions to classes of users; with it, `by_class` has the same numbers of each class, with its
+    prompt tokens only as far as responses tell: all, and those taken from a cache in either memory.
     """
     records = list(records)
+    total = prompt_tokens.get("total")
+    numbers = _request_statistics(records) | {
+        "prompt_tokens": prompt_tokens,
+        "prompt_shares": {
+            source: tokens / total
+            for source, tokens in prompt_tokens.items()
+            if total and source != "total"
+        },
+    }
+    if classes:
+        numbers["by_class"] = {
+            name: _class_statistics(
+                [record for record in records if classes.get(record.session) == name]
+            )
+            for name in dict.fromkeys(classes.values())
+        }
+    return numbers
+
+
+def _class_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
+    done = [record for record in records if record.error is None]
+    total = sum(record.prompt_tokens for record in done)
+    cached = sum(record.cached_tokens for record in done)
+    return _request_statistics(records) | {
+        "prompt_tokens": {"total": total, "cached": cached},
+        "cached_share": cached / total if total else None,
+    }
+
+
+def _request_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
     done = [record for record in records if record.e2e_s is not None and record.ttft_s is not None]
     ends = [record.start_s + record.e2e_s for record in done if record.e2e_s is not None]
     duration_s = max(ends) - min(record.start_s for record in done) if done else 0.0
@@ -69,12 +106,14 @@ def mode_statistics(
                 mean([value for turn, value in ttft if turn == number])
                 for number in range(1, turns + 1)
             ],
+            "requests_by_turn": [
+                sum(turn == number for turn, _ in ttft) for number in range(1, turns + 1)
+            ],
             "mean_returning": mean([value for turn, value in ttft if turn > 1]),
             "mean_turn5plus": mean([value for turn, value in ttft if turn >= LATE_TURN]),
         },
         "e2e_s": spread([record.e2e_s for record in done if record.e2e_s is not None]),
         "tpot_s": spread([record.tpot_s for record in done if record.tpot_s is not None]),
-        "prompt_tokens": prompt_tokens,
         "output_tokens": output_tokens,
     }
 
@@ -122,7 +161,7 @@ def speedups(modes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _speedup(mode: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
     ours, theirs = mode["ttft_s"], baseline["ttft_s"]
-    return {
+    result: dict[str, Any] = {
         "throughput": _ratio(mode["throughput_rps"], baseline["throughput_rps"]),
         "ttft_mean": _ratio(theirs["mean"], ours["mean"]),
         "ttft_mean_returning": _ratio(theirs["mean_returning"], ours["mean_returning"]),
@@ -131,6 +170,12 @@ def _speedup(mode: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
             _ratio(base, own) for own, base in zip(ours["by_turn"], theirs["by_turn"], strict=False)
         ],
     }
+    if "by_class" in mode:
+        result["by_class"] = {
+            name: _speedup(numbers, baseline["by_class"][name])
+            for name, numbers in mode["by_class"].items()
+        }
+    return result
 
 
 def _ratio(numerator: float | None, denominator: float | None) -> float | None:

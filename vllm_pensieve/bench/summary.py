@@ -24,8 +24,10 @@ RESULT_NAMES = (
 )
 
 
-def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str, Any]:
-    """Return the summary of the runs so far.
+def build_summary(
+    plan: ComparePlan, runs: list[ModeRun], date: str, command: str
+) -> dict[str, Any]:
+    """Return the summary of the runs so far; `command` is the one that made them.
 
     Numbers of a mode are medians over its repeats; `repeats` holds each of them.
     """
@@ -34,7 +36,8 @@ def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str
     }
     repeats = {
         name: [
-            mode_statistics(run.records, run.prompt_tokens) | {"start_up_s": run.start_up_s}
+            mode_statistics(run.records, run.prompt_tokens, plan.classes)
+            | {"start_up_s": run.start_up_s}
             for run in mode_runs
         ]
         for name, mode_runs in by_mode.items()
@@ -51,6 +54,7 @@ def build_summary(plan: ComparePlan, runs: list[ModeRun], date: str) -> dict[str
     return {
         "schema": SCHEMA,
         "date": date,
+        "command": command,
         "interrupted": any(run.interrupted for run in runs),
         "workload": plan.workload,
         "machine": describe_machine(),

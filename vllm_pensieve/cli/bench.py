@@ -1,4 +1,4 @@
-"""`pensieve bench`: measures one part of the plugin on this machine, without a server."""
+"""`pensieve bench`: measures the plugin on this machine, one part of it or whole servers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vllm_pensieve.cli.sharegpt import sharegpt as sharegpt_command
+from vllm_pensieve.cli.users import users as users_command
 from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,14 +17,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="bench",
-    help="Measure one part of the plugin on this machine, without a server.",
+    help="Measure the plugin on this machine: one part of it, or whole servers under load.",
     no_args_is_help=True,
 )
 
 
 @app.callback()
 def bench() -> None:
-    """Measure one part of the plugin on this machine, without a server."""
+    """Measure the plugin on this machine: one part of it, or whole servers under load."""
+
+
+app.command("users")(users_command)
+app.command("sharegpt")(sharegpt_command)
 
 
 @app.command("transfers")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
+import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vllm_pensieve.bench.options import CompareOptions, make_plan
-from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
+from vllm_pensieve.cli.benchmark_options import Model, Modes, Sheet
+from vllm_pensieve.config import MAX_NEW_TOKENS
 from vllm_pensieve.workloads.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
@@ -21,17 +30,8 @@ def compare(
     out: Annotated[
         Path, typer.Option(help="Folder for summary.json, requests.jsonl, figures and logs.")
     ],
-    model: Annotated[
-        str,
-        typer.Option(help="Model name or folder; `demo` is a random model made on this machine."),
-    ] = "demo",
-    modes: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated: vllm, vllm-apc, vllm-offload, pensieve, pensieve-no-swap, pensieve-lru, "
-            "pensieve-no-recovery."
-        ),
-    ] = "vllm,vllm-apc,pensieve",
+    model: Model = "demo",
+    modes: Modes = "vllm,vllm-apc,pensieve",
     workload: Annotated[
         str,
         typer.Option(
@@ -74,6 +74,7 @@ def compare(
         typer.Option(min=1, help="Measure all modes so many times, in turn, and report medians."),
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of texts, lengths and think times.")] = 0,
+    sheet: Sheet = None,
     server_options: Annotated[
         list[str] | None,
         typer.Argument(
@@ -105,21 +106,29 @@ def compare(
         repeat=repeat,
         seed=seed,
         out=out,
+        sheet=sheet,
         server_options=tuple(server_options or ()),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise typer.Exit(carry_out(make_plan(options)))
 
 
-def carry_out(plan: ComparePlan) -> int:
+def carry_out(
+    plan: ComparePlan,
+    details: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
+) -> int:
     """Run the comparison, write and print its results; return the exit status (1: something failed,
     130: interrupted).
+
+    details: makes from the summary what a benchmark prints beside the table of the modes.
     """
     from vllm_pensieve.bench.compare import run_comparison
     from vllm_pensieve.bench.figures import draw_figures
+    from vllm_pensieve.bench.sheet import write_sheet
     from vllm_pensieve.bench.summary import build_summary, put_earlier_results_aside, write_summary
     from vllm_pensieve.cli.view import ConsoleView, print_summary
 
+    command = command_line()
     date = datetime.now(UTC).isoformat(timespec="seconds")
     earlier = put_earlier_results_aside(plan.out)
     with ConsoleView(plan) as view:
@@ -128,7 +137,9 @@ def carry_out(plan: ComparePlan) -> int:
         runs = run_comparison(
             plan,
             view,
-            lambda runs: write_summary(plan.out / "summary.json", build_summary(plan, runs, date)),
+            lambda runs: write_summary(
+                plan.out / "summary.json", build_summary(plan, runs, date, command)
+            ),
         )
     first = runs[0]
     if (
@@ -140,9 +151,25 @@ def carry_out(plan: ComparePlan) -> int:
         raise UsageError(
             f"the server of mode {first.mode.name} did not start: {first.failure.reason}\nIts log: {first.command.log}"
         )
-    summary = build_summary(plan, runs, date)
-    figures = draw_figures(summary, plan.out)
-    print_summary(summary, plan.out, figures)
+    summary = build_summary(plan, runs, date, command)
+    files = draw_figures(summary, plan.out)
+    if plan.sheet is not None:
+        write_sheet(plan.sheet, summary)
+        files.append(plan.sheet)
+    print_summary(summary, plan.out, files, details(summary))
     if summary["interrupted"]:
         return INTERRUPTED_STATUS
     return FAILED_STATUS if summary["failures"] else 0
+
+
+def command_line() -> str:
+    """Return the command that this process was started with, behind the variables that change its result."""
+    environment = {
+        name: value
+        for name, value in recorded_environment(dict(os.environ)).items()
+        if not name.startswith("VLLM_PENSIEVE")
+    }
+    if os.environ.get(MAX_NEW_TOKENS):
+        environment[MAX_NEW_TOKENS] = os.environ[MAX_NEW_TOKENS]
+    variables = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+    return " ".join([*variables, shlex.join(["pensieve", *sys.argv[1:]])])

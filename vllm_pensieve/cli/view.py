@@ -4,12 +4,13 @@ the end.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -125,11 +126,15 @@ class ConsoleView:
             self._progress.update(self._task, **changes)
 
 
-def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> None:
-    """Print the table, the speed-ups, what failed, and where the files are."""
+def print_summary(
+    summary: dict[str, Any], out: Path, files: list[Path], details: Iterable[RenderableType] = ()
+) -> None:
+    """Print the table, details of a benchmark, the speed-ups, what failed, and where the files are."""
     console = Console()
     if summary["modes"]:
         console.print(_table(summary["modes"]))
+    for detail in details:
+        console.print(detail, highlight=False)
     for pair, speedup in summary["speedup"].items():
         if speedup["ttft_mean"] is None:
             continue
@@ -153,8 +158,16 @@ def print_summary(summary: dict[str, Any], out: Path, figures: list[Path]) -> No
         console.print(f"{failure['mode']}: {escape(said)}", style="red", highlight=False)
     if summary["interrupted"]:
         console.print("interrupted: these are the requests that had finished", style="red")
-    names = ["summary.json", "requests.jsonl", "logs/", *(figure.name for figure in figures)]
+    names = [
+        "summary.json",
+        "requests.jsonl",
+        "logs/",
+        *(file.name for file in files if file.parent == out),
+    ]
+    elsewhere = [str(file) for file in files if file.parent != out]
     console.print(f"{out}: {', '.join(names)}", highlight=False, soft_wrap=True)
+    for file in elsewhere:
+        console.print(file, highlight=False, soft_wrap=True)
 
 
 def _table(modes: dict[str, Any]) -> Table:
@@ -168,10 +181,10 @@ def _table(modes: dict[str, Any]) -> Table:
         table.add_row(
             name,
             f"{numbers['throughput_rps']:.2f}",
-            _seconds(ttft["mean"]),
-            _seconds(ttft["mean_returning"]),
-            _seconds(ttft["mean_turn5plus"]),
-            _seconds(numbers["tpot_s"]["mean"]),
+            seconds(ttft["mean"]),
+            seconds(ttft["mean_returning"]),
+            seconds(ttft["mean_turn5plus"]),
+            seconds(numbers["tpot_s"]["mean"]),
             _share(computed, prompt),
             _share(prompt.get("swapped", 0), prompt),
         )
@@ -182,7 +195,8 @@ def _share(tokens: float, prompt: dict[str, Any]) -> str:
     return f"{tokens / prompt['total']:.0%}" if prompt.get("total") else "-"
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
+    """Return a time to read: in milliseconds below a second, `-` for none."""
     if value is None:
         return "-"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"

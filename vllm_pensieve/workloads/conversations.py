@@ -85,12 +85,16 @@ def generate_conversations(
     `tokens_to_characters` says how many characters of generated text make up so many tokens of the
     model's tokenizer.
     """
-    return [_generate(spec, seed, number, tokens_to_characters) for number in range(spec.sessions)]
+    return [
+        generate_conversation(spec, seed, number, tokens_to_characters)
+        for number in range(spec.sessions)
+    ]
 
 
-def _generate(
+def generate_conversation(
     spec: WorkloadSpec, seed: int, number: int, tokens_to_characters: Callable[[int], int]
 ) -> Conversation:
+    """Return the conversation of this number (from 0); see `generate_conversations`."""
     rng = random.Random(f"{seed}/{number}")
     turns = []
     for index in range(spec.turns or draw_turns(rng)):

@@ -1,4 +1,4 @@
-"""Conversations from a dataset file: ShareGPT form and its relatives, JSON or JSON lines, plain or
+"""Conversations from a dataset: ShareGPT form and its relatives; files are JSON or JSON lines, plain or
 gzip.
 
 A record is an object with `conversations` ([{from, value}]), `messages` or `traj` ([{role,
@@ -13,7 +13,7 @@ import gzip
 import json
 import random
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,16 +44,22 @@ class DatasetLimits:
     think_time_s: float
     max_context_tokens: int
     message_overhead_tokens: int
+    min_turns: int = 1
+    """Conversations with fewer turns, or room for fewer, are left out."""
+    max_output_tokens: int | None = None
+    """Longer replies are cut to this length."""
 
 
 @dataclass(frozen=True)
 class DatasetSample:
-    """The conversations taken from a file, and what was left out of them."""
+    """The conversations taken from a dataset, and what was left out of them."""
 
     conversations: list[Conversation]
     records: int
     without_turns: int
     """Records that hold no user message followed by a reply."""
+    too_few_turns: int
+    """Records with turns, but fewer than asked for."""
     cut_turns: int
     """Turns left out because the conversation would outgrow the context."""
 
@@ -78,13 +84,19 @@ def read_dialogues(source: str, records: Iterable[object]) -> list[Dialogue]:
 
 
 def sample_dataset(
-    path: Path, limits: DatasetLimits, seed: int, count: Callable[[str], int]
+    source: str,
+    dialogues: Sequence[Dialogue],
+    limits: DatasetLimits,
+    seed: int,
+    count: Callable[[str], int],
 ) -> DatasetSample:
-    """Draw conversations from a file in an order given by the seed; `count` counts the tokens of a
-    text.
+    """Draw conversations in an order given by the seed.
+
+    `source` says where the dialogues are from; `count` counts the tokens of a text. Raises UsageError
+    if none can be used.
     """
-    dialogues = load_dialogues(path)
-    usable = [dialogue for dialogue in dialogues if dialogue.turns]
+    spoken = [dialogue for dialogue in dialogues if dialogue.turns]
+    usable = [dialogue for dialogue in spoken if len(dialogue.turns) >= limits.min_turns]
     random.Random(f"{seed}/order").shuffle(usable)
     conversations: list[Conversation] = []
     cut_turns = 0
@@ -98,14 +110,33 @@ def sample_dataset(
             dialogue, limits, f"session-{seed}-{len(conversations)}", count
         )
         cut_turns += wanted - len(conversation.turns)
-        if conversation.turns:
+        if len(conversation.turns) >= limits.min_turns:
             conversations.append(conversation)
     if not conversations:
-        why = "fits the context" if usable else "has a user message with a reply"
-        raise UsageError(
-            f"{path}: none of its {len(dialogues)} records {why} ({limits.max_context_tokens} tokens at most)"
-        )
-    return DatasetSample(conversations, len(dialogues), len(dialogues) - len(usable), cut_turns)
+        raise UsageError(f"{source}: {_why_none(len(dialogues), spoken, usable, limits)}")
+    return DatasetSample(
+        conversations,
+        len(dialogues),
+        len(dialogues) - len(spoken),
+        len(spoken) - len(usable),
+        cut_turns,
+    )
+
+
+def _why_none(
+    records: int, spoken: Sequence[Dialogue], usable: Sequence[Dialogue], limits: DatasetLimits
+) -> str:
+    none = f"none of its {records} records"
+    if not spoken:
+        return f"{none} has a user message with a reply"
+    turns = f"{limits.min_turns} turns" if limits.min_turns > 1 else "a turn"
+    if not usable:
+        longest = max(len(dialogue.turns) for dialogue in spoken)
+        return f"{none} has {turns}; the longest has {longest}"
+    room = f"({limits.max_context_tokens} tokens at most)"
+    if limits.min_turns > 1:
+        return f"{none} has {turns} that fit the context {room}"
+    return f"{none} fits the context {room}"
 
 
 def _conversation(
@@ -117,6 +148,8 @@ def _conversation(
     conversation = Conversation(session_id, (), dialogue.system, system_tokens)
     for text, reply in dialogue.turns[: limits.turns]:
         output_tokens = limits.output_tokens or max(1, count(reply))
+        if limits.max_output_tokens is not None:
+            output_tokens = min(output_tokens, limits.max_output_tokens)
         turn = Turn(text, count(text), output_tokens, draw_think_time(rng, limits.think_time_s))
         longer = Conversation(
             session_id, (*conversation.turns, turn), dialogue.system, system_tokens

@@ -67,8 +67,14 @@ def _requests(
     return ClientRequests(tuple(events), too_long)
 
 
-def generated_chats(conversations: int, seed: int, tokens: TokenCounter) -> list[Dialogue]:
-    """Chats with as many turns, and messages and replies as long, as ShareGPT's on average."""
+def generated_chats(
+    conversations: int, seed: int, tokens: TokenCounter, min_turns: int = 1
+) -> list[Dialogue]:
+    """Chats with as many turns, and messages and replies as long, as ShareGPT's on average.
+
+    With `min_turns` they are as those of ShareGPT that have so many: numbers of turns are drawn from a
+    geometric distribution, which forgets what is behind it, so those that are left over follow the same.
+    """
     dialogues = []
     for number in range(conversations):
         rng = random.Random(f"{seed}/chat/{number}")
@@ -78,7 +84,7 @@ def generated_chats(conversations: int, seed: int, tokens: TokenCounter) -> list
 
         turns = tuple(
             (text(SHAREGPT_INPUT_TOKENS), text(SHAREGPT_OUTPUT_TOKENS))
-            for _ in range(draw_turns(rng))
+            for _ in range(min_turns - 1 + draw_turns(rng))
         )
         dialogues.append(Dialogue(None, turns))
     return dialogues

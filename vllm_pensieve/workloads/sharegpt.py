@@ -24,6 +24,7 @@ from vllm_pensieve.workloads.events import (
 HUB_DATASET = "anon8231489123/ShareGPT_Vicuna_unfiltered"
 HUB_FILES = {HUB_DATASET: "ShareGPT_V3_unfiltered_cleaned_split.json"}
 """Of data sets that hold several versions of themselves, the one that is read."""
+SHORT_NAMES = {"sharegpt": HUB_DATASET, "sharegt": HUB_DATASET}
 
 HINT = (
     "Give a file in ShareGPT form instead (--dataset FILE, JSON or JSON lines), or generated conversations "
@@ -32,11 +33,13 @@ HINT = (
 
 
 def load_chats(dataset: str) -> list[Dialogue]:
-    """The conversations of a file, or of a data set on the Hugging Face hub.
+    """The conversations of a file, or of a data set on the Hugging Face hub; `sharegpt` is `HUB_DATASET`.
 
     Raises:
         UsageError: there is no such file or data set, the hub cannot be reached, or what it holds is malformed.
     """
+    if dataset in SHORT_NAMES:
+        return _load_from_hub(SHORT_NAMES[dataset])
     path = Path(dataset)
     if path.exists() or path.suffix in (".json", ".jsonl", ".gz") or path.is_absolute():
         return load_dialogues(path)

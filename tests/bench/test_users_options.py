@@ -1,0 +1,165 @@
+"""The benchmark of users: what its options mean, how much memory there is, and what is refused."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from vllm_pensieve.bench.modes import MODES
+from vllm_pensieve.bench.plan import server_arguments, server_command
+from vllm_pensieve.bench.users import PRESETS, UsersOptions, plan_users
+from vllm_pensieve.demo_model import KV_BYTES_PER_TOKEN
+from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.workloads.tokens import TokenCounter
+
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def no_model_is_made(monkeypatch):
+    monkeypatch.setattr("vllm_pensieve.bench.options.resolve_model", lambda name: f"/models/{name}")
+    monkeypatch.delenv("MAX_NEW_TOKENS", raising=False)
+
+
+def options(**changed) -> UsersOptions:
+    fields = {"model": "demo", "modes": "vllm,pensieve", "preset": "fast", "repeat": 1, "seed": 0}
+    return UsersOptions(**(fields | {"out": Path("never-made")} | changed))
+
+
+def test_the_preset_gives_what_is_not_given():
+    preset = PRESETS["stress"]
+    plan = plan_users(options(preset="stress", users=4))
+    assert (len(plan.conversations), plan.concurrency) == (4, 4)
+    assert {len(conversation.turns) for conversation in plan.conversations} == {preset.turns}
+    assert plan.conversations[0].turns[0].input_tokens == preset.history_tokens + 38
+    assert plan.conversations[0].turns[1].output_tokens == preset.max_new_tokens
+
+
+def test_given_options_replace_the_presets_own():
+    plan = plan_users(
+        options(users=3, turns=2, history_tokens=0, max_new_tokens=5, request_interval_s=8.0)
+    )
+    assert plan.requests == 6
+    tokens = {(t.input_tokens, t.output_tokens) for c in plan.conversations for t in c.turns}
+    assert tokens == {(38, 5)}
+    assert list(plan.classes.values()) == ["HOT", "WARM", "COLD"]
+    assert [user["pause_s"] for user in plan.workload["users"]] == pytest.approx([2.4, 8.0, 20.0])
+    assert plan.workload["users"][0] | {"session": "", "pause_s": 0} == {
+        "session": "",
+        "class": "HOT",
+        "pause_s": 0,
+        "turns": 2,
+        "input_tokens": 76,
+        "output_tokens": 10,
+    }
+
+
+def test_the_length_of_replies_may_stand_in_the_environment(monkeypatch):
+    monkeypatch.setenv("MAX_NEW_TOKENS", "9")
+    assert plan_users(options()).conversations[0].turns[0].output_tokens == 9
+    assert plan_users(options(max_new_tokens=5)).conversations[0].turns[0].output_tokens == 5
+    monkeypatch.setenv("MAX_NEW_TOKENS", "many")
+    with pytest.raises(UsageError, match="MAX_NEW_TOKENS='many'; allowed: a whole number"):
+        plan_users(options())
+
+
+def test_memory_is_given_in_gb_of_a_billion_bytes():
+    plan = plan_users(options(gpu_cache_gb=0.5, cpu_cache_gb=2.0))
+    arguments = server_arguments(plan, MODES["vllm"])
+    asked = int(arguments[arguments.index("--kv-cache-memory-bytes") + 1])
+    assert asked == pytest.approx(500_000_000, rel=1e-3)
+    assert plan.workload["host_cache_gib"] * GIB == pytest.approx(2e9, rel=1e-3)
+    (pensieve,) = (mode for mode in plan.modes if mode.name == "pensieve")
+    assert pensieve.pensieve == {"host_cache_gib": plan.workload["host_cache_gib"]}
+
+
+def test_without_memory_given_there_is_the_presets_part_of_the_working_set():
+    preset = PRESETS["stress"]
+    plan = plan_users(options(preset="stress"))
+    tokens = sum(user["input_tokens"] + user["output_tokens"] for user in plan.workload["users"])
+    working_set_gib = tokens * KV_BYTES_PER_TOKEN / GIB
+    expected = (preset.memory.gpu * working_set_gib, preset.memory.cpu * working_set_gib)
+    found = (plan.workload["kv_cache_gib"], plan.workload["host_cache_gib"])
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_longest_conversation_always_fits_into_the_memory_that_is_chosen():
+    plan = plan_users(options(users=1))
+    assert plan.kv_cache_gib * GIB > plan.max_model_len * KV_BYTES_PER_TOKEN
+
+
+def test_modes_without_host_memory_get_none():
+    assert plan_users(options(modes="vllm,vllm-apc")).workload["host_cache_gib"] is None
+    assert plan_users(options(cpu_cache_gb=0.0)).workload["host_cache_gib"] is None
+
+
+def test_what_is_compared_with_host_memory_needs_the_option_as_well():
+    assert plan_users(options(modes="pensieve-no-swap")).workload["host_cache_gib"] > 0
+
+
+def test_the_servers_get_the_environment_of_the_device(monkeypatch):
+    monkeypatch.setattr(
+        "vllm_pensieve.bench.options.device_environment",
+        lambda device, environment: {**environment, "CUDA_VISIBLE_DEVICES": device[-1]},
+    )
+    plan = plan_users(options(device="cuda:3"))
+    assert server_command(plan, MODES["vllm"], 0).environment["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"preset": "slow"}, "--preset 'slow' is unknown; there are: fast, stress"),
+        ({"users": 0}, "--users 0: give a whole number from 1 to 10,000"),
+        ({"turns": -1}, "--turns -1: give a whole number"),
+        ({"turns": 2**40}, "--turns 1099511627776: give"),
+        ({"max_new_tokens": 0}, "--max-new-tokens 0: give"),
+        ({"history_tokens": -1}, "--history-tokens -1: give"),
+        (
+            {"history_tokens": 40_000},
+            "grows to about 40392 tokens, the context is 32768; use fewer",
+        ),
+        ({"request_interval_s": -0.1}, "--request-interval -0.1: give a number from 0"),
+        ({"request_interval_s": math.nan}, "--request-interval nan: give"),
+        ({"gpu_cache_gb": 0.0}, "--gpu-cache 0: give a number above 0"),
+        ({"gpu_cache_gb": math.inf}, "--gpu-cache inf: give"),
+        ({"cpu_cache_gb": -1.0}, "--cpu-cache -1: give a number from 0"),
+        ({"cpu_cache_gb": 1.0, "modes": "vllm,vllm-apc"}, "none of the modes .* uses host memory"),
+        ({"cpu_cache_gb": 0.0, "modes": "vllm-offload"}, "vllm-offload means nothing without"),
+        ({"modes": "vllm,fast"}, "unknown mode fast"),
+        ({"repeat": 0}, "--repeat 0: give"),
+        ({"seed": -1}, "--seed -1: give"),
+        ({"device": "tpu"}, "--device 'tpu' is unknown"),
+        ({"out": Path(__file__)}, "is a file; name a folder"),
+        ({"sheet": Path(__file__).parent}, "is a folder; name a file"),
+        ({"sheet": Path("nowhere/sheet.md")}, "nowhere/sheet.md: its folder does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_made(changed, message):
+    with pytest.raises(UsageError, match=message):
+        plan_users(options(**changed))
+    assert not Path("never-made").exists()
+
+
+def test_a_sheet_may_lie_in_the_folder_that_is_made_for_the_results(tmp_path):
+    out = tmp_path / "new"
+    assert plan_users(options(out=out, sheet=out / "sheet.md")).sheet == out / "sheet.md"
+
+
+def test_a_conversation_longer_than_a_models_context_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "max_position_embeddings": 1024}'
+    )
+    with pytest.raises(UsageError, match="tokens, the context is 1024; use fewer --turns"):
+        plan_users(options(model=str(tmp_path)))
+
+
+def test_a_model_whose_kv_cannot_be_told_needs_its_memory_given(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(
+        "vllm_pensieve.bench.users.token_counter", lambda model: TokenCounter(len, 1)
+    )
+    with pytest.raises(UsageError, match="give --gpu-cache and --cpu-cache"):
+        plan_users(options(model=str(tmp_path)))
+    plan = plan_users(options(model=str(tmp_path), gpu_cache_gb=1.0, cpu_cache_gb=0.0))
+    assert plan.workload["kv_cache_gib"] == pytest.approx(1e9 / GIB)

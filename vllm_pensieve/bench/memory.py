@@ -1,0 +1,87 @@
+"""How much memory a benchmark gives its servers: as asked for in GB, or a part of what its
+conversations need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vllm_pensieve.bench.kv_shape import kv_shape
+from vllm_pensieve.bench.model_files import config_path
+from vllm_pensieve.bench.modes import parse_modes
+from vllm_pensieve.bench.options import Memory, rounded_context
+from vllm_pensieve.bench.plan import GB, GIB
+from vllm_pensieve.demo_model import DEMO_MODEL_NAME
+from vllm_pensieve.workloads.conversations import Conversation
+from vllm_pensieve.workloads.errors import UsageError
+
+SPARE = 1.25
+"""KV memory is at least so many times the longest conversation's."""
+
+
+@dataclass(frozen=True)
+class MemoryShares:
+    """Parts of the working set, the KV of all conversations that go on at a time, in each memory."""
+
+    gpu: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class MemoryAsked:
+    """Memory in GB (10^9 bytes) as the user gave it; None: so large a part of the working set."""
+
+    gpu_cache_gb: float | None
+    cpu_cache_gb: float | None
+    shares: MemoryShares
+
+
+def choose_memory(
+    asked: MemoryAsked,
+    model: str,
+    modes: str,
+    conversations: Sequence[Conversation],
+    concurrency: int,
+) -> Memory:
+    """Return the memory of each server.
+
+    Raises UsageError if no mode uses the host memory that was asked for or one needs what was refused, or
+    if nothing was asked for and it is not known how much KV the model has.
+    """
+    wanted = parse_modes(modes, host_cache_gib=1.0)
+    used = any(mode.uses_host_cache for mode in wanted)
+    if asked.cpu_cache_gb and not used:
+        raise UsageError(
+            f"--cpu-cache {asked.cpu_cache_gb:g}: none of the modes {modes} uses host memory; "
+            "leave it out, or add pensieve to --modes"
+        )
+    lacking = [mode.name for mode in wanted if mode.needs_host_cache and asked.cpu_cache_gb == 0]
+    if lacking:
+        raise UsageError(
+            f"--cpu-cache 0: {', '.join(lacking)} means nothing without host memory; give some"
+        )
+    gpu_gb, cpu_gb = asked.gpu_cache_gb, asked.cpu_cache_gb
+    if gpu_gb is None or (cpu_gb is None and used):
+        token_gb = _kv_gb_per_token(model)
+        mean_tokens = sum(c.context_tokens(0) for c in conversations) / len(conversations)
+        working_set_gb = mean_tokens * min(concurrency, len(conversations)) * token_gb
+        least_gb = SPARE * rounded_context(conversations) * token_gb
+        gpu_gb = gpu_gb or max(asked.shares.gpu * working_set_gb, least_gb)
+        cpu_gb = asked.shares.cpu * working_set_gb if cpu_gb is None else cpu_gb
+    return Memory(_gib(gpu_gb), _gib(cpu_gb) if cpu_gb and used else None)
+
+
+def _gib(gb: float) -> float:
+    return gb * GB / GIB
+
+
+def _kv_gb_per_token(model: str) -> float:
+    try:
+        where = model if model == DEMO_MODEL_NAME else str(config_path(model))
+        return kv_shape(where).bytes_per_token / GB
+    except (UsageError, OSError, ValueError) as error:
+        raise UsageError(
+            f"how much KV {model} keeps for a token cannot be told ({error}); "
+            "give --gpu-cache and --cpu-cache"
+        ) from error

@@ -1,0 +1,122 @@
+"""The benchmark on conversations people had (ShareGPT, or a file in its form): its options and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_pensieve.bench.checks import (
+    MOST_SECONDS,
+    MOST_TOKENS,
+    MOST_TURNS,
+    MOST_USERS,
+    check_amount,
+    check_count,
+    check_memory_and_runs,
+    reply_tokens,
+)
+from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
+from vllm_pensieve.bench.options import (
+    MESSAGE_OVERHEAD_TOKENS,
+    RunOptions,
+    Workload,
+    check_run,
+    dataset_context,
+    describe_sample,
+    plan_run,
+)
+from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.workloads.clients import GENERATED
+from vllm_pensieve.workloads.dataset import DatasetLimits, Dialogue, sample_dataset
+from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.workloads.generated import generated_chats
+from vllm_pensieve.workloads.sharegpt import load_chats
+from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
+
+MEMORY = MemoryShares(gpu=0.6, cpu=1.0)
+MOST_CONVERSATIONS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareGptOptions(RunOptions):
+    """The options of `pensieve bench sharegpt` as given.
+
+    Memory is in GB of 10^9 bytes (None: a part of the working set), `request_interval_s` in seconds.
+    """
+
+    out: Path = Path("out/sharegpt")
+    dataset: str = "sharegpt"
+    num_conversations: int = 24
+    min_turns: int = 2
+    max_turns: int | None = 10
+    users: int = 8
+    request_interval_s: float = 5.0
+    max_new_tokens: int | None = None
+    gpu_cache_gb: float | None = None
+    cpu_cache_gb: float | None = None
+
+
+def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
+    """Return the plan. Raises UsageError for everything that cannot be done as asked."""
+    _check(options)
+    check_run(options)
+    limits = _limits(options)
+    counter = token_counter(options.model)
+    dialogues = _dialogues(options, counter)
+    sample = sample_dataset(options.dataset, dialogues, limits, options.seed, counter.count)
+    conversations = sample.conversations
+    asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, MEMORY)
+    memory = choose_memory(asked, options.model, options.modes, conversations, options.users)
+    workload = Workload(
+        conversations,
+        concurrency=options.users,
+        description={
+            "name": "sharegpt",
+            **describe_sample(options.dataset, sample),
+            "conversations_asked_for": options.num_conversations,
+            "min_turns": options.min_turns,
+            "max_turns": options.max_turns,
+            "max_output_tokens": limits.max_output_tokens,
+            "think_time_s": options.request_interval_s,
+        },
+        shorten="use a smaller --max-turns or --max-new-tokens",
+    )
+    return plan_run(options, memory, workload)
+
+
+def _check(options: ShareGptOptions) -> None:
+    """Refuse numbers out of range, and bounds that contradict each other."""
+    check_count("--num-conversations", options.num_conversations, 1, MOST_CONVERSATIONS)
+    check_count("--min-turns", options.min_turns, 1, MOST_TURNS)
+    check_count("--max-turns", options.max_turns, 1, MOST_TURNS)
+    check_count("--users", options.users, 1, MOST_USERS)
+    check_count("--max-new-tokens", options.max_new_tokens, 1, MOST_TOKENS)
+    check_amount("--request-interval", options.request_interval_s, MOST_SECONDS)
+    check_memory_and_runs(options, options.gpu_cache_gb, options.cpu_cache_gb)
+    if options.max_turns is not None and options.min_turns > options.max_turns:
+        raise UsageError(
+            f"--min-turns {options.min_turns} is above --max-turns {options.max_turns}: "
+            "no conversation has so many turns and so few"
+        )
+
+
+def _limits(options: ShareGptOptions) -> DatasetLimits:
+    return DatasetLimits(
+        sessions=options.num_conversations,
+        turns=options.max_turns,
+        output_tokens=None,
+        think_time_s=options.request_interval_s,
+        max_context_tokens=dataset_context(options),
+        message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
+        min_turns=options.min_turns,
+        max_output_tokens=reply_tokens(options.max_new_tokens, 0) or None,
+    )
+
+
+def _dialogues(options: ShareGptOptions, counter: TokenCounter) -> Sequence[Dialogue]:
+    if options.dataset == GENERATED:
+        return generated_chats(
+            options.num_conversations, options.seed, counter, min_turns=options.min_turns
+        )
+    return load_chats(options.dataset)

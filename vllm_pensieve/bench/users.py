@@ -1,0 +1,149 @@
+"""The benchmark of users who talk at the same time: its options, its presets, and its plan."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vllm_pensieve.bench.checks import (
+    MOST_SECONDS,
+    MOST_TOKENS,
+    MOST_TURNS,
+    MOST_USERS,
+    check_amount,
+    check_count,
+    check_memory_and_runs,
+    reply_tokens,
+)
+from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
+from vllm_pensieve.bench.model_files import context_limit
+from vllm_pensieve.bench.options import (
+    MESSAGE_OVERHEAD_TOKENS,
+    RunOptions,
+    Workload,
+    check_run,
+    plan_run,
+)
+from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.workloads.conversations import WorkloadSpec
+from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.workloads.tokens import token_counter
+from vllm_pensieve.workloads.users import User, generate_users
+
+INPUT_TOKENS = 38
+"""Length of each message; the history comes before the first."""
+SHORTEN = "use fewer --turns, or a smaller --history-tokens or --max-new-tokens"
+
+
+@dataclass(frozen=True)
+class UsersPreset:
+    """Values of the options that are not given."""
+
+    users: int
+    turns: int
+    request_interval_s: float
+    history_tokens: int
+    max_new_tokens: int
+    memory: MemoryShares
+
+
+PRESETS = {
+    "fast": UsersPreset(6, 4, 2.5, 1500, 24, MemoryShares(gpu=0.75, cpu=0.6)),
+    "stress": UsersPreset(12, 10, 6.0, 2500, 32, MemoryShares(gpu=0.6, cpu=0.4)),
+}
+"""`fast` is done in minutes. `stress` has GPU and host memory for a part of all histories only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsersOptions(RunOptions):
+    """The options of `pensieve bench users` as given; None means: take the preset's value.
+
+    Memory is in GB of 10^9 bytes, `request_interval_s` in seconds.
+    """
+
+    out: Path = Path("out/users")
+    preset: str = "fast"
+    users: int | None = None
+    turns: int | None = None
+    request_interval_s: float | None = None
+    max_new_tokens: int | None = None
+    history_tokens: int | None = None
+    gpu_cache_gb: float | None = None
+    cpu_cache_gb: float | None = None
+
+
+def plan_users(options: UsersOptions) -> ComparePlan:
+    """Return the plan. Raises UsageError for everything that cannot be done as asked."""
+    _check(options)
+    check_run(options)
+    preset = PRESETS[options.preset]
+    spec = _spec(options, preset)
+    _check_context(spec, options)
+    users = generate_users(spec, options.seed, token_counter(options.model).characters)
+    conversations = [user.conversation for user in users]
+    asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, preset.memory)
+    memory = choose_memory(asked, options.model, options.modes, conversations, len(users))
+    workload = Workload(
+        conversations,
+        concurrency=len(users),
+        description={
+            **asdict(spec),
+            "preset": options.preset,
+            "users": [_describe(user) for user in users],
+        },
+        shorten=SHORTEN,
+        classes={user.conversation.session_id: user.user_class.name for user in users},
+    )
+    return plan_run(options, memory, workload)
+
+
+def _check(options: UsersOptions) -> None:
+    """Refuse numbers out of range, so that nothing is generated from them."""
+    if options.preset not in PRESETS:
+        raise UsageError(f"--preset {options.preset!r} is unknown; there are: {', '.join(PRESETS)}")
+    check_count("--users", options.users, 1, MOST_USERS)
+    check_count("--turns", options.turns, 1, MOST_TURNS)
+    check_count("--max-new-tokens", options.max_new_tokens, 1, MOST_TOKENS)
+    check_count("--history-tokens", options.history_tokens, 0, MOST_TOKENS)
+    check_amount("--request-interval", options.request_interval_s, MOST_SECONDS)
+    check_memory_and_runs(options, options.gpu_cache_gb, options.cpu_cache_gb)
+
+
+def _spec(options: UsersOptions, preset: UsersPreset) -> WorkloadSpec:
+    users = preset.users if options.users is None else options.users
+    history = preset.history_tokens if options.history_tokens is None else options.history_tokens
+    interval_s = options.request_interval_s
+    return WorkloadSpec(
+        name="users",
+        sessions=users,
+        turns=preset.turns if options.turns is None else options.turns,
+        history_tokens=history,
+        input_tokens=INPUT_TOKENS,
+        output_tokens=reply_tokens(options.max_new_tokens, preset.max_new_tokens),
+        think_time_s=preset.request_interval_s if interval_s is None else interval_s,
+        concurrency=users,
+    )
+
+
+def _check_context(spec: WorkloadSpec, options: UsersOptions) -> None:
+    """Refuse conversations that outgrow the context before their texts are generated."""
+    turns = spec.turns or 1
+    needed = spec.history_tokens + turns * (INPUT_TOKENS + (spec.output_tokens or 0))
+    needed += (2 * turns + 1) * MESSAGE_OVERHEAD_TOKENS
+    limit = context_limit(options.model)
+    if limit is not None and needed > limit:
+        raise UsageError(
+            f"a conversation grows to about {needed} tokens, the context is {limit}; {SHORTEN}"
+        )
+
+
+def _describe(user: User) -> dict[str, object]:
+    turns = user.conversation.turns
+    return {
+        "session": user.conversation.session_id,
+        "class": user.user_class.name,
+        "pause_s": user.pause_s,
+        "turns": len(turns),
+        "input_tokens": sum(turn.input_tokens for turn in turns),
+        "output_tokens": sum(turn.output_tokens for turn in turns),
+    }
