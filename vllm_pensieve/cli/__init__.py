@@ -9,6 +9,7 @@ import typer
 from vllm_pensieve.cli.bench import app as bench_app
 from vllm_pensieve.cli.chat import chat as chat_command
 from vllm_pensieve.cli.compare import compare as compare_command
+from vllm_pensieve.cli.guide import guide as guide_options
 from vllm_pensieve.cli.report import report as report_command
 from vllm_pensieve.cli.serve import serve as serve_command
 from vllm_pensieve.cli.simulate import simulate as simulate_command
@@ -20,11 +21,10 @@ INTERRUPTED_STATUS = 130
 
 app = typer.Typer(
     name="pensieve",
-    help="Serve conversations with vLLM: keep a conversation's KV between its turns, and measure what that gains.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.callback(invoke_without_command=True)(guide_options)
 app.command("serve", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
     serve_command
 )
