@@ -1,0 +1,117 @@
+"""A profile against what it predicts: dropped runs that the plugin really recovers in the middle of cached prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vllm_pensieve.bench.profile import low_quartile
+from vllm_pensieve.bench.timed_engine import TimedEngine
+from vllm_pensieve.retention import CostModel
+from vllm_pensieve.workloads.errors import UsageError
+
+CONTEXTS = (384, 768, 1500, 3000, 6000, 12000)
+"""Most of them between the contexts that are profiled."""
+RUN_BLOCKS = (8, 16)
+KEPT_BEHIND_BLOCKS = 16
+NEW_TOKENS = 17
+ACCEPTED_ERROR = 0.15
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt whose cached prefix misses the blocks [first_block, end_block)."""
+
+    first_block: int
+    end_block: int
+    prompt: list[int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Time to the first token with the run dropped, less that without, beside what the profile says of it."""
+
+    context_tokens: int
+    run_tokens: int
+    with_run_dropped_s: float
+    all_cached_s: float
+    predicted_s: float
+
+    @property
+    def measured_s(self) -> float:
+        return self.with_run_dropped_s - self.all_cached_s
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, relative to what was measured."""
+        return self.predicted_s / self.measured_s - 1
+
+
+def check_costs(
+    engine: TimedEngine,
+    costs: CostModel,
+    repeats: int,
+    contexts: Sequence[int] = CONTEXTS,
+    run_blocks: Sequence[int] = RUN_BLOCKS,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Comparison]:
+    """Serve every prompt with and without the run in turn, `repeats` times after one that does not count.
+
+    A prompt consists of `contexts` tokens rounded up to whole blocks, the run, kept blocks behind it, and a few new
+    tokens. The prediction is the cost of the run and one step, which the walk adds.
+
+    Raises:
+        UsageError: the context has no room for any of this, or a run was not recovered as it should be.
+    """
+    size = engine.block_size
+    cases = [
+        Case(first, first + run, engine.new_tokens((first + run + KEPT_BEHIND_BLOCKS) * size))
+        for first in (-(-context // size) for context in contexts)
+        for run in run_blocks
+        if (first + run + KEPT_BEHIND_BLOCKS) * size + NEW_TOKENS < engine.context
+    ]
+    if not cases:
+        raise UsageError(
+            f"a context of {engine.context} tokens has no room for a run behind {contexts[0]}"
+        )
+    dropped: dict[int, list[float]] = {}
+    cached: dict[int, list[float]] = {}
+    for number, case in enumerate(cases):
+        tell(f"recovering runs behind {case.first_block * size:,} tokens")
+        engine.prefill(case.prompt)
+        for repeat in range(repeats + 1):
+            missing, whole = _recover(engine, case), _serve_whole(engine, case)
+            if repeat:
+                dropped.setdefault(number, []).append(missing)
+                cached.setdefault(number, []).append(whole)
+        engine.drop(case.prompt, 0)
+    return [
+        Comparison(
+            context_tokens=case.first_block * size,
+            run_tokens=(case.end_block - case.first_block) * size,
+            with_run_dropped_s=low_quartile(dropped[number]),
+            all_cached_s=low_quartile(cached[number]),
+            predicted_s=costs.span(case.first_block * size, case.end_block * size)
+            + costs.step(case.end_block * size),
+        )
+        for number, case in enumerate(cases)
+    ]
+
+
+def _recover(engine: TimedEngine, case: Case) -> float:
+    engine.drop(case.prompt, case.first_block, case.end_block)
+    timed = engine.prefill([*case.prompt, *engine.new_tokens(NEW_TOKENS)])
+    expected = (case.end_block - case.first_block) * engine.block_size
+    if timed.recovered_tokens != expected:
+        raise UsageError(
+            f"{timed.recovered_tokens} tokens were recovered instead of {expected}: recovery is off, "
+            "or the KV cache has not enough memory for two prompts"
+        )
+    return timed.seconds
+
+
+def _serve_whole(engine: TimedEngine, case: Case) -> float:
+    timed = engine.prefill([*case.prompt, *engine.new_tokens(NEW_TOKENS)])
+    if timed.cached_tokens != len(case.prompt):
+        raise UsageError("the KV cache has not enough memory for two prompts")
+    return timed.seconds
