@@ -12,8 +12,8 @@ from vllm_pensieve.workloads.errors import UsageError
 
 CONTEXTS = (384, 768, 1500, 3000, 6000, 12000)
 """Most of them between the contexts that are profiled."""
-RUN_BLOCKS = (8, 16)
-KEPT_BEHIND_BLOCKS = 16
+RUN_TOKENS = (256, 512)
+KEPT_BEHIND_TOKENS = 512
 NEW_TOKENS = 17
 ACCEPTED_ERROR = 0.15
 
@@ -52,28 +52,30 @@ def check_costs(
     costs: CostModel,
     repeats: int,
     contexts: Sequence[int] = CONTEXTS,
-    run_blocks: Sequence[int] = RUN_BLOCKS,
+    run_tokens: Sequence[int] = RUN_TOKENS,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Comparison]:
     """Serve every prompt with and without the run in turn, `repeats` times after one that does not count.
 
-    A prompt consists of `contexts` tokens rounded up to whole blocks, the run, kept blocks behind it, and a few new
-    tokens. The prediction is the cost of the run and one step, which the walk adds.
+    A prompt consists of `contexts` tokens, the run of `run_tokens`, kept tokens behind it, each in whole blocks, and a
+    few new tokens. The prediction is the cost of the run and of the steps that the walk adds.
 
     Raises:
         UsageError: the context has no room for any of this, or a run was not recovered as it should be.
     """
     size = engine.block_size
-    cases = [
-        Case(first, first + run, engine.new_tokens((first + run + KEPT_BEHIND_BLOCKS) * size))
-        for first in (-(-context // size) for context in contexts)
-        for run in run_blocks
-        if (first + run + KEPT_BEHIND_BLOCKS) * size + NEW_TOKENS < engine.context
+    kept = -(-KEPT_BEHIND_TOKENS // size)
+    runs = [
+        (first, first + run)
+        for first in (-(-tokens // size) for tokens in contexts)
+        for run in sorted({-(-tokens // size) for tokens in run_tokens})
+        if (first + run + kept) * size + NEW_TOKENS < engine.context
     ]
-    if not cases:
+    if not runs:
         raise UsageError(
             f"a context of {engine.context} tokens has no room for a run behind {contexts[0]}"
         )
+    cases = [Case(first, end, engine.new_tokens((end + kept) * size)) for first, end in runs]
     dropped: dict[int, list[float]] = {}
     cached: dict[int, list[float]] = {}
     for number, case in enumerate(cases):
@@ -91,11 +93,18 @@ def check_costs(
             run_tokens=(case.end_block - case.first_block) * size,
             with_run_dropped_s=low_quartile(dropped[number]),
             all_cached_s=low_quartile(cached[number]),
-            predicted_s=costs.span(case.first_block * size, case.end_block * size)
-            + costs.step(case.end_block * size),
+            predicted_s=predicted(
+                costs, case.first_block * size, case.end_block * size, engine.step_tokens
+            ),
         )
         for number, case in enumerate(cases)
     ]
+
+
+def predicted(costs: CostModel, start: int, end: int, step_tokens: int) -> float:
+    """To compute the tokens [start, end) in steps of their own."""
+    ends = [*range(start + step_tokens, end, step_tokens), end]
+    return costs.span(start, end) + sum(costs.step(step_end) for step_end in ends)
 
 
 def _recover(engine: TimedEngine, case: Case) -> float:

@@ -123,10 +123,11 @@ def _measure(
 
 def _save(console: Console, result: Profile, out: Path | None, figure: Path | None) -> None:
     from vllm_pensieve.bench.profile_figure import draw_profile
-    from vllm_pensieve.cli.profile_view import curve_lines, curve_table
+    from vllm_pensieve.cli.profile_view import curve_lines, curve_table, curve_title
     from vllm_pensieve.config import profile_folder
     from vllm_pensieve.retention.profile import default_path, write_profile
 
+    console.print(curve_title(result), highlight=False, soft_wrap=True)
     console.print(curve_table(result), highlight=False)
     for line in curve_lines(result):
         console.print(line, highlight=False, soft_wrap=True)

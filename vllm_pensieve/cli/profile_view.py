@@ -18,17 +18,20 @@ BLOCK_TOKENS = 32
 """Of the blocks whose cost is printed, whatever the size of the engine's."""
 
 
+def curve_title(profile: Profile) -> str:
+    """What the table shows."""
+    return (
+        f"{Path(profile.measured.model).name}, {profile.key.dtype}, on {device_text(profile)}:\n"
+        f"ms to compute a block of {BLOCK_TOKENS} tokens (analytic: FLOPs, scaled to the same linear part)"
+    )
+
+
 def curve_table(profile: Profile) -> Table:
-    """Measured and analytic cost of a block by context length, the latter scaled to the same linear part."""
+    """Measured and analytic cost of a block by context length."""
     measured = profile.cost_model()
     analytic = AnalyticCostModel.from_shape(profile.key.shape)
     scale = measured.tokens_at_start(1) / analytic.linear
-    table = Table(
-        title=f"{Path(profile.measured.model).name}, {profile.key.dtype}, on {device_text(profile)}",
-        caption=f"ms to compute a block of {BLOCK_TOKENS} tokens; analytic: FLOPs, scaled to the same linear part",
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("context", "measured", "analytic", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in profile.points:

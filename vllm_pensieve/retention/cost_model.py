@@ -100,3 +100,15 @@ class AnalyticCostModel(CostModel):
     @override
     def depth_of_double_cost(self) -> float:
         return self.linear / self.attention if self.attention else math.inf
+
+
+def cost_slope(costs: CostModel, block_tokens: int, blocks: int) -> float:
+    """The slope for which `1 + slope * i` comes closest to the cost of block i, that of the first being 1.
+
+    Least squares over so many blocks (2 or more) of one sequence; exact for the analytic model.
+    """
+    first = costs.span(0, block_tokens)
+    rises = [
+        costs.span(i * block_tokens, (i + 1) * block_tokens) / first - 1 for i in range(blocks)
+    ]
+    return sum(i * rise for i, rise in enumerate(rises)) / sum(i * i for i in range(blocks))
