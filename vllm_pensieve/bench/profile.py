@@ -72,7 +72,8 @@ def check_plan(plan: Plan, engine: TimedEngine) -> None:
     if plan.chunks[-1] > engine.step_tokens:
         raise UsageError(
             f"--chunks {plan.chunks[-1]}: a step has at most {engine.step_tokens} tokens "
-            "(see --max-num-batched-tokens of vLLM)"
+            "of one prompt "
+            "(see --max-num-batched-tokens and --long-prefill-token-threshold of vLLM)"
         )
 
 
@@ -120,13 +121,12 @@ def _time_step(engine: TimedEngine, context: Sequence[int], chunk: int) -> float
     for _ in range(2):
         timed = engine.prefill(prompt)
         engine.drop(prompt, len(context) // engine.block_size)
-        if (timed.cached_tokens, timed.steps) == (len(context), 1):
+        if timed.cached_tokens == len(context):
             return timed.seconds
         engine.prefill(context)  # it was evicted
     raise UsageError(
         f"a step of {chunk} tokens behind {len(context):,} cached ones cannot be timed: "
-        f"{timed.cached_tokens:,} were cached and {timed.steps} steps taken; "
-        "give the KV cache more memory, and leave prefix caching and one-step prefills on"
+        f"{timed.cached_tokens:,} were cached; give the KV cache more memory, and leave prefix caching on"
     )
 
 

@@ -55,7 +55,7 @@ def check_costs(
     run_tokens: Sequence[int] = RUN_TOKENS,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Comparison]:
-    """Serve every prompt with and without the run in turn, `repeats` times after one that does not count.
+    """Serve every prompt with and without its run, `repeats` times after one that does not count, all in turn.
 
     A prompt consists of `contexts` tokens, the run of `run_tokens`, kept tokens behind it, each in whole blocks, and a
     few new tokens. The prediction is the cost of the run and of the steps that the walk adds.
@@ -75,18 +75,22 @@ def check_costs(
         raise UsageError(
             f"a context of {engine.context} tokens has no room for a run behind {contexts[0]}"
         )
-    cases = [Case(first, end, engine.new_tokens((end + kept) * size)) for first, end in runs]
+    base = engine.new_tokens(max(first for first, _ in runs) * size)
+    cases = [
+        Case(first, end, base[: first * size] + engine.new_tokens((end + kept - first) * size))
+        for first, end in runs
+    ]
     dropped: dict[int, list[float]] = {}
     cached: dict[int, list[float]] = {}
-    for number, case in enumerate(cases):
-        tell(f"recovering runs behind {case.first_block * size:,} tokens")
-        engine.prefill(case.prompt)
-        for repeat in range(repeats + 1):
+    for repeat in range(-1, repeats):
+        tell(f"recovering {len(cases)} runs, {max(repeat, 0)} of {repeats} times")
+        for number, case in enumerate(cases):
+            if repeat < 0:
+                engine.prefill(case.prompt)
             missing, whole = _recover(engine, case), _serve_whole(engine, case)
-            if repeat:
+            if repeat >= 0:
                 dropped.setdefault(number, []).append(missing)
                 cached.setdefault(number, []).append(whole)
-        engine.drop(case.prompt, 0)
     return [
         Comparison(
             context_tokens=case.first_block * size,
@@ -114,7 +118,7 @@ def _recover(engine: TimedEngine, case: Case) -> float:
     if timed.recovered_tokens != expected:
         raise UsageError(
             f"{timed.recovered_tokens} tokens were recovered instead of {expected}: recovery is off, "
-            "or the KV cache has not enough memory for two prompts"
+            "or the KV cache has not enough memory"
         )
     return timed.seconds
 
@@ -122,5 +126,5 @@ def _recover(engine: TimedEngine, case: Case) -> float:
 def _serve_whole(engine: TimedEngine, case: Case) -> float:
     timed = engine.prefill([*case.prompt, *engine.new_tokens(NEW_TOKENS)])
     if timed.cached_tokens != len(case.prompt):
-        raise UsageError("the KV cache has not enough memory for two prompts")
+        raise UsageError("the KV cache has not enough memory for the prompts that take turns")
     return timed.seconds

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.engine.llm_engine import LLMEngine
 
+ROOM_TOKENS = 16384
+"""KV memory beyond one context: for all that is timed behind the same context."""
 LARGEST_TOKEN = 256
 """Prompts are made of the token ids below this and below the size of the vocabulary."""
 
@@ -42,7 +44,6 @@ class Prefill:
     """One prompt up to its first token. recovered_tokens: computed again in the middle of its prefix."""
 
     seconds: float
-    steps: int
     cached_tokens: int
     recovered_tokens: int
 
@@ -57,7 +58,7 @@ def prepare_environment(environment: MutableMapping[str, str]) -> None:
 
 
 def start_engine(options: EngineOptions, settings: dict[str, Any]) -> LLMEngine:
-    """An engine with the plugin on and KV memory for two of its longest prompts.
+    """An engine with the plugin on and KV memory for its longest prompt and more.
 
     Raises:
         UsageError: vLLM refuses the model or an option.
@@ -94,9 +95,8 @@ def _engine_config(options: EngineOptions, settings: dict[str, Any]) -> VllmConf
         model.max_model_len = options.most_context
         config.scheduler_config.max_model_len = options.most_context
     if arguments.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        config.cache_config.kv_cache_memory_bytes = (
-            2 * model.max_model_len * _bytes_per_token(config)
-        )
+        tokens = model.max_model_len + ROOM_TOKENS
+        config.cache_config.kv_cache_memory_bytes = tokens * _bytes_per_token(config)
     return config
 
 
@@ -129,8 +129,10 @@ class TimedEngine:
 
     @property
     def step_tokens(self) -> int:
-        """The most tokens of a step."""
-        return int(self.config.scheduler_config.max_num_batched_tokens)
+        """The most tokens that one prompt has in a step."""
+        scheduling = self.config.scheduler_config
+        limits = (scheduling.max_num_batched_tokens, scheduling.long_prefill_token_threshold)
+        return min(int(limit) for limit in limits if limit)
 
     def new_tokens(self, count: int) -> list[int]:
         """Tokens that, with any prefix, were not served before."""
@@ -143,15 +145,15 @@ class TimedEngine:
         self.engine.add_request(
             f"prefill-{self._served}", {"prompt_token_ids": list(prompt)}, self._parameters
         )
-        steps, cached = 0, 0
+        answer = None
         begun = time.perf_counter()
-        while self.engine.has_unfinished_requests():
-            steps += 1
-            for output in self.engine.step():
-                cached = output.num_cached_tokens or 0
+        while answer is None:
+            answer = next(iter(self.engine.step()), None)
         seconds = time.perf_counter() - begun
+        while self.engine.has_unfinished_requests():  # steps that were begun meanwhile
+            self.engine.step()
         recovered = self.scheduler.pensieve_stats.prompt_tokens["recovered"] - recovered
-        return Prefill(seconds, steps, cached, recovered)
+        return Prefill(seconds, answer.num_cached_tokens or 0, recovered)
 
     def drop(self, prompt: Sequence[int], first_block: int, end_block: int | None = None) -> None:
         """Evict the blocks [first_block, end_block) of a prompt, every copy of them."""
