@@ -59,6 +59,11 @@ def test_times_that_contradict_each_other_are_told():
     assert error > 0.1
 
 
+def test_contexts_are_whole_blocks():
+    assert contexts_up_to(4096, 512, 512) == [0, 512, 1024, 2048, 3072]
+    assert contexts_up_to(2000, 100, 96) == [0, 288, 576, 1152, 1824]
+
+
 @pytest.mark.parametrize(
     ("context", "chunk", "contexts"),
     [

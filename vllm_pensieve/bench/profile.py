@@ -46,7 +46,7 @@ class Shape:
 
 
 def contexts_up_to(context: int, chunk: int, block_size: int) -> list[int]:
-    """0, 256, 512, 1024, ... as far as a chunk and a reply fit behind, and the last block's edge where they do."""
+    """0, 256, 512, 1024, ..., in whole blocks, as far as a chunk and a reply fit behind; and the deepest that is."""
     deepest = (context - chunk - 1) // block_size * block_size
     if deepest < block_size:
         raise UsageError(
@@ -54,7 +54,7 @@ def contexts_up_to(context: int, chunk: int, block_size: int) -> list[int]:
             "lower --chunks or raise --max-context"
         )
     contexts = [0]
-    length = max(FIRST_CONTEXT, block_size)
+    length = -(-FIRST_CONTEXT // block_size) * block_size
     while length < deepest:
         contexts.append(length)
         length *= 2
