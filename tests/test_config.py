@@ -1,5 +1,6 @@
 """Settings: where they come from, and what is refused with which words."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from vllm_pensieve.config import (
     ConfigError,
     PensieveConfig,
     default_max_new_tokens,
+    profile_folder,
     switched_on,
 )
 
@@ -52,6 +54,8 @@ def test_settings_of_the_additional_config_override_those_of_the_environment(tmp
         ({"recovery": "no"}, "'recovery' is 'no'; allowed: true or false"),
         ({"step_cost_tokens": -1}, "'step_cost_tokens' is -1; allowed: 0 or more"),
         ({"step_cost_tokens": True}, "'step_cost_tokens' is True; allowed: a whole number"),
+        ({"step_cost_tokens": 1.5}, "'step_cost_tokens' is 1.5; allowed: a whole number"),
+        ({"cost_profile": None}, "'cost_profile' is None; allowed: a string"),
         ({"cost_bucket_ratio": 0.9}, "'cost_bucket_ratio' is 0.9; allowed: from 1.0 to 2.0"),
         ({"cost_bucket_ratio": float("nan")}, "'cost_bucket_ratio' is nan"),
         ({"max_sessions": 0}, "'max_sessions' is 0; allowed: 1 or more"),
@@ -104,3 +108,15 @@ def test_the_length_of_replies_may_come_from_the_environment():
     for bad in ("0", "-3", "many", "1.5"):
         with pytest.raises(ConfigError, match=r"MAX_NEW_TOKENS=.*above 0"):
             default_max_new_tokens(64, {"MAX_NEW_TOKENS": bad})
+
+
+def test_an_explicit_price_of_a_step_is_kept_and_none_is_set_otherwise():
+    assert PensieveConfig().step_cost_tokens is None
+    assert PensieveConfig.from_mapping({"step_cost_tokens": 0}).step_cost_tokens == 0
+    # as the settings travel to the engine: the defaults among them
+    assert PensieveConfig.from_mapping(dataclasses.asdict(PensieveConfig())) == PensieveConfig()
+
+
+def test_profiles_are_kept_in_the_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert profile_folder() == tmp_path / "vllm-pensieve" / "profiles"

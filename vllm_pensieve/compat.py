@@ -31,6 +31,7 @@ CONNECTOR_MODULE = "vllm_pensieve.swap.connector"
 # What we override or call: module, qualified name, parameters that this relies on.
 HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("vllm.engine.arg_utils", "EngineArgs.create_engine_config", ()),
+    ("vllm.utils.ompmultiprocessing", "OMPProcessManager", ("config",)),
     (SCHEDULER, "Scheduler.add_request", ("request",)),
     (SCHEDULER, "Scheduler._mark_prefix_replay", ("request", "num_hit_tokens")),
     (

@@ -19,6 +19,7 @@ from vllm_pensieve.retention.orders import EVICTION_POLICIES
 SWITCH = "VLLM_PENSIEVE"
 SETTINGS = "VLLM_PENSIEVE_CONFIG"
 ADDITIONAL_CONFIG_KEY = "pensieve"
+NO_PROFILE = "none"
 MAX_NEW_TOKENS = "MAX_NEW_TOKENS"
 
 
@@ -36,7 +37,7 @@ class PensieveConfig:
         cached prefix counts, as in stock vLLM (useful for comparisons, costly with `retention`).
     step_cost_tokens: what one more engine step costs a request that is recovering, as the number of prompt tokens
         whose computation takes as long. A cached stretch between two dropped ones that is cheaper than this is
-        computed again with them.
+        computed again with them. None: what a cost profile says, or 128 without one.
     cost_bucket_ratio: blocks whose costs differ by less than this factor count as equally dear; 1.0 tells all apart
         and makes evicting slower.
     max_sessions: sessions remembered; the longest inactive are forgotten first.
@@ -52,12 +53,15 @@ class PensieveConfig:
     trace_workload: a name for what is being served, written into every record.
     trace_max_mb: when a trace file would outgrow this, it is put aside under a numbered name and begun anew.
     load_cost_flops_per_byte: FLOPs that the model computes while one byte is copied from host memory: what decides
-        whether a swapped block is loaded or computed again. 0 takes a rough value for the platform.
+        whether a swapped block is loaded or computed again. 0 takes what a cost profile says, or a rough value for the
+        platform without one.
+    cost_profile: the file of a cost profile, which must have been measured with this model and device; empty takes the
+        newest of the cache folder that was, if there is one; `none` takes none: costs are the model's FLOPs.
     """
 
     eviction_policy: str = "retention"
     recovery: bool = True
-    step_cost_tokens: int = 128
+    step_cost_tokens: int | None = None
     cost_bucket_ratio: float = 1.05
     max_sessions: int = 10_000
     host_cache_gib: float = 0.0
@@ -68,16 +72,20 @@ class PensieveConfig:
     trace_prefix: str = ""
     trace_workload: str = ""
     trace_max_mb: float = 1024.0
+    cost_profile: str = ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), type(field.default))
+            if field.name != "step_cost_tokens":
+                _check_type(field.name, getattr(self, field.name), type(field.default))
         if self.eviction_policy not in EVICTION_POLICIES:
             _refuse(
                 "eviction_policy", self.eviction_policy, "one of " + ", ".join(EVICTION_POLICIES)
             )
-        if self.step_cost_tokens < 0:
-            _refuse("step_cost_tokens", self.step_cost_tokens, "0 or more")
+        if self.step_cost_tokens is not None:
+            _check_type("step_cost_tokens", self.step_cost_tokens, int)
+            if self.step_cost_tokens < 0:
+                _refuse("step_cost_tokens", self.step_cost_tokens, "0 or more")
         if not 1.0 <= self.cost_bucket_ratio <= 2.0:
             _refuse("cost_bucket_ratio", self.cost_bucket_ratio, "from 1.0 to 2.0")
         if self.max_sessions < 1:
@@ -161,6 +169,11 @@ def cache_folder() -> Path:
     """This package's folder under XDG_CACHE_HOME (default ~/.cache); it may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "vllm-pensieve"
+
+
+def profile_folder() -> Path:
+    """Where `pensieve profile` keeps cost profiles and the server looks for them; it may not exist yet."""
+    return cache_folder() / "profiles"
 
 
 def read_settings(text: str, option: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.retention.profiles import a_profile
 from tests.trace.traces import MOONCAKE, PENSIEVE, kvct_session, write
 from vllm_pensieve.analysis.capacity import (
     curve_capacities,
@@ -19,6 +20,7 @@ from vllm_pensieve.analysis.policies import FILES
 from vllm_pensieve.analysis.policies.policy import Parameters
 from vllm_pensieve.cli import app
 from vllm_pensieve.config import PensieveConfig
+from vllm_pensieve.retention.profile import write_profile
 from vllm_pensieve.workloads.errors import UsageError
 
 RESULT_KEYS = [
@@ -127,6 +129,8 @@ REFUSED = [
     (("--format", "bailian"), "line 1 is of another format than bailian"),
     (("--model", "absent.json"), "absent.json: cannot be read"),
     (("--model", "a", "--bytes-per-token", "5"), "say the same thing; give one of them"),
+    (("--cost-profile", "absent.json"), "--cost-profile: absent.json: cannot be read"),
+    (("--cost-profile", "a", "--cost-slope", "1"), "say the same thing; give one of them"),
 ]
 
 
@@ -135,6 +139,27 @@ def test_bad_input_is_refused(chat, arguments, message):
     result = pensieve("simulate", chat, "--capacity", "2", *arguments)
     assert isinstance(result.exception, UsageError), result.output
     assert message in str(result.exception)
+
+
+def test_a_profile_gives_the_slope(chat, tmp_path):
+    """Its tokens cost 0.1 ms and 1/1,024 of that more with each token before them; blocks have 512 tokens."""
+    write_profile(a_profile(), tmp_path / "profile.json")
+    slope = 512 / (1024 + 511 / 2)
+    outs = [tmp_path / name for name in ("given.json", "profile_out.json")]
+    common = ("simulate", chat, "--capacity", 2)
+    pensieve(*common, "--cost-slope", slope, "--json", outs[0])
+    result = pensieve(*common, "--cost-profile", tmp_path / "profile.json", "--json", outs[1])
+    assert f"a block at position i costs 1 + {slope:.4f} x i" in result.output
+    given, profiled = (json.loads(out.read_text())["results"] for out in outs)
+    for ours, theirs in zip(given, profiled, strict=True):
+        assert theirs == pytest.approx(ours)
+
+
+def test_a_profile_cannot_price_blocks_of_unknown_size(tmp_path):
+    write_profile(a_profile(), tmp_path / "profile.json")
+    path = write(tmp_path / "mix_requests.jsonl", PENSIEVE)
+    result = pensieve("simulate", path, "--cost-profile", tmp_path / "profile.json")
+    assert "a profile cannot price them" in str(result.exception)
 
 
 def test_a_gib_axis_needs_the_tokens_of_a_block(tmp_path):

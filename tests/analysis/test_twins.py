@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.analysis.streams import SLOPE, DrivenCache, requests, run, stream_of
-from vllm_pensieve.retention import CostModel, make_order
+from vllm_pensieve.retention import AnalyticCostModel, make_order
 
 TWINS = {"lru": "lru", "fifo-as-served": "fifo", "retention": "retention"}
 
@@ -39,7 +39,7 @@ def server_evictions(order, some, capacity):
 @settings(max_examples=150, deadline=None)
 @given(some=requests, capacity=st.integers(1, 40))
 def test_a_twin_evicts_what_the_server_evicts(name, ratio, some, capacity):
-    order = make_order(TWINS[name], CostModel(1.0, SLOPE), 1, ratio)
+    order = make_order(TWINS[name], AnalyticCostModel(1.0, SLOPE), 1, ratio)
     evicted, counts = server_evictions(order, some, capacity)
     tally, twin_evicted = run(name, stream_of(some), capacity, ratio=ratio)
     assert twin_evicted == evicted
@@ -48,7 +48,7 @@ def test_a_twin_evicts_what_the_server_evicts(name, ratio, some, capacity):
 
 def test_the_comparison_can_fail():
     some = [([0, 1, 2], 1.0), ([30, 31], 1.0), ([60, 61], 1.0)]
-    order = make_order("retention", CostModel(1.0, SLOPE), 1, 1.0)
+    order = make_order("retention", AnalyticCostModel(1.0, SLOPE), 1, 1.0)
     evicted, _ = server_evictions(order, some, 5)
     assert evicted == [0, 1]
     assert run("lru", stream_of(some), 5)[1] == [2, 1]

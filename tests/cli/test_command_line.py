@@ -35,6 +35,7 @@ def test_help_names_the_commands():
     assert answer.returncode == 0
     assert "compare" in answer.stdout
     assert "bench" in answer.stdout
+    assert "profile" in answer.stdout
     assert "serve" in answer.stdout
 
 

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vllm_pensieve.retention import CostModel, make_order
+from vllm_pensieve.retention import AnalyticCostModel, make_order
 from vllm_pensieve.retention.value import RetentionOrder
 
 BLOCK = 32
-COST = CostModel(linear=1.0, attention=0.001)
+COST = AnalyticCostModel(linear=1.0, attention=0.001)
 POLICIES = ("retention", "lru", "fifo")
 
 

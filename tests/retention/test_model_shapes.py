@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.retention import CostModel, ModelShape
+from vllm_pensieve.retention import AnalyticCostModel, ModelShape
 
 LENGTHS = (256, 1024)
 
@@ -69,7 +69,7 @@ def test_flops_are_those_that_torch_counts(config):
     counted = [counted_flops(config(), length) for length in LENGTHS]
     attention = (counted[1] / long - counted[0] / short) / (long - short)
     linear = counted[0] / short - attention * short
-    ours = CostModel.from_shape(SHAPES[config])
+    ours = AnalyticCostModel.from_shape(SHAPES[config])
     assert ours.attention == pytest.approx(attention, rel=0.001)
     assert ours.linear == pytest.approx(linear, rel=0.005)
 

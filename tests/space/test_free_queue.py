@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_pensieve.retention import CostModel, make_order
+from vllm_pensieve.retention import AnalyticCostModel, make_order
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
 
 BLOCK = 32
@@ -16,7 +16,7 @@ def blocks():
 
 
 def queue_of(blocks, policy="lru"):
-    order = make_order(policy, CostModel(1.0, 0.001), BLOCK, 1.05)
+    order = make_order(policy, AnalyticCostModel(1.0, 0.001), BLOCK, 1.05)
     now_s = iter(range(1000))
     return RetentionFreeQueue(blocks, blocks, order, BLOCK, clock=lambda: float(next(now_s)))
 
@@ -86,7 +86,7 @@ def test_a_vllm_pool_works_on_the_queue_through_random_use(policy):
     from vllm_pensieve.space.clock import StepClock
 
     pool = BlockPool(64, enable_caching=True, hash_block_size=BLOCK)
-    order = make_order(policy, CostModel(1.0, 0.001), BLOCK, 1.05)
+    order = make_order(policy, AnalyticCostModel(1.0, 0.001), BLOCK, 1.05)
     PensieveBlockPool.adopt(pool, order, BLOCK, StepClock())
     random = Random(policy)
     in_use, hashes = [], 0

@@ -5,12 +5,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vllm_pensieve.retention import CostModel, make_order
+from vllm_pensieve.retention import AnalyticCostModel, make_order
 from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.swapper import Swapper
 
 BLOCK = 32
-COST = CostModel(linear=1.0, attention=0.01)
+COST = AnalyticCostModel(linear=1.0, attention=0.01)
 
 
 def order(policy="lru"):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_pensieve.recovery import Walk
-from vllm_pensieve.retention import CostModel
+from vllm_pensieve.retention import AnalyticCostModel
 from vllm_pensieve.space.restore_plan import (
     RestoreCosts,
     RestorePlan,
@@ -17,7 +17,7 @@ from vllm_pensieve.space.restore_plan import (
 )
 
 BLOCK = 32
-COST = CostModel(linear=1.0, attention=0.01)
+COST = AnalyticCostModel(linear=1.0, attention=0.01)
 R, S, D = Source.RESIDENT, Source.SWAPPED, Source.RECOMPUTED
 SOURCES = {"#": R, "s": S, ".": None}
 patterns = st.text("#s.", max_size=8)

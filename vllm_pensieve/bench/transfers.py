@@ -127,6 +127,23 @@ def measure_transfers(
     }
 
 
+def measure_bandwidths(
+    shape: KvShape, block_tokens: int, blocks: int, device: str, repeats: int
+) -> tuple[float, float]:
+    """Bytes/s of storing and of loading so many scattered blocks, by the plugin's own copier.
+
+    Raises UsageError if there is not the memory for it.
+    """
+    options = TransferOptions("", (blocks,), (block_tokens,), repeats, ("scattered",), device)
+    memory = Memory(shape, options, _device(device))
+    row_bytes = block_tokens * shape.layer_bytes_per_token
+    copier = make_copier(memory.rows(row_bytes), memory.host(row_bytes))
+    pairs = _pair_lists("scattered", blocks, memory.blocks)
+    speeds = _measure_copies(memory, copier, row_bytes, pairs, repeats)
+    copier.close()
+    return speeds["store_gb_s"] * 1e9, speeds["load_gb_s"] * 1e9
+
+
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")

@@ -10,6 +10,7 @@ from vllm_pensieve.cli.bench import app as bench_app
 from vllm_pensieve.cli.chat import chat as chat_command
 from vllm_pensieve.cli.compare import compare as compare_command
 from vllm_pensieve.cli.guide import guide as guide_options
+from vllm_pensieve.cli.profile import profile as profile_command
 from vllm_pensieve.cli.report import report as report_command
 from vllm_pensieve.cli.serve import serve as serve_command
 from vllm_pensieve.cli.simulate import simulate as simulate_command
@@ -31,6 +32,7 @@ app.command("serve", context_settings={"ignore_unknown_options": True, "allow_ex
 app.command("chat")(chat_command)
 app.command("compare")(compare_command)
 app.add_typer(bench_app)
+app.command("profile")(profile_command)
 app.command("simulate")(simulate_command)
 app.command("report")(report_command)
 app.add_typer(trace_app, name="trace")

@@ -37,9 +37,18 @@ def simulate(
         ),
     ] = "lru,fifo,retention,min",
     cost_slope: Annotated[
-        float,
-        typer.Option(min=0, help="A block at position i costs 1 + slope x i to compute again."),
-    ] = 0.018,
+        float | None,
+        typer.Option(
+            min=0,
+            help="A block at position i costs 1 + slope x i to compute again; 0.018 if not given.",
+        ),
+    ] = None,
+    cost_profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Profile of `pensieve profile` that gives the slope instead."
+        ),
+    ] = None,
     cost_bucket_ratio: Annotated[
         float,
         typer.Option(min=1, help="retention: blocks whose costs differ by less are equally dear."),
@@ -84,6 +93,7 @@ def simulate(
         check_writable(out)
     policies = parse_policies(policy)
     loaded = read_trace(trace, format_name, strict)
+    slope = _slope(loaded, cost_slope, cost_profile)
     gib_per_block = _gib_per_block(loaded, model, bytes_per_token)
     unique = loaded.unique_blocks
     capacities = parse_capacities(capacity, unique) if capacity else default_capacities(unique)
@@ -91,7 +101,7 @@ def simulate(
         policies=policies,
         capacities=tuple(capacities),
         parameters=Parameters(
-            cost_slope,
+            slope,
             cost_bucket_ratio,
             tuple(name.strip() for name in cache_workloads.split(",")) if cache_workloads else (),
         ),
@@ -107,6 +117,29 @@ def simulate(
     if curve:
         more = sorted({*capacities, *curve_capacities(unique)})
         _draw_curve(loaded, simulation, tuple(more), gib_per_block, curve)
+
+
+def _slope(trace: Trace, given: float | None, profile: Path | None) -> float:
+    from vllm_pensieve.analysis.policies.policy import Parameters
+    from vllm_pensieve.retention.cost_model import cost_slope
+    from vllm_pensieve.retention.profile import ProfileError, read_profile
+
+    if profile is None:
+        return Parameters.cost_slope if given is None else given
+    if given is not None:
+        raise UsageError("--cost-slope and --cost-profile say the same thing; give one of them")
+    if trace.block_tokens is None:
+        raise UsageError(
+            f"{trace.name} does not tell how many tokens a block has, so a profile cannot price them; "
+            "name it PREFIX_b<tokens>_requests.jsonl, or give --cost-slope"
+        )
+    try:
+        costs = read_profile(profile).cost_model()
+    except ProfileError as error:
+        raise UsageError(f"--cost-profile: {error}") from error
+    slope = cost_slope(costs, trace.block_tokens, max(2, trace.longest_request_blocks))
+    print(f"{profile}: a block at position i costs 1 + {slope:.4f} x i")
+    return slope
 
 
 def check_writable(path: Path | None) -> None:

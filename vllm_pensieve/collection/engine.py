@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from vllm_pensieve.collection.recording import Recording
-from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, SWITCH
+from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, NO_PROFILE, SWITCH
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.plugin import SIMULATOR
 from vllm_pensieve.serving.engine import prepare_environment
@@ -47,6 +47,8 @@ def start_engine(recording: Recording) -> LLMEngine:
         "trace_prefix": str(recording.prefix),
         "trace_workload": recording.workload,
     }
+    if recording.simulate:  # the same trace on every machine, whatever was measured there
+        settings["cost_profile"] = NO_PROFILE
     options = {"distributed_executor_backend": SIMULATOR} if recording.simulate else {}
     try:
         return LLMEngine.from_engine_args(

@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+
+from typing_extensions import override
+
+ANALYTIC_STEP_TOKENS = 128
+"""What one more engine step is worth where nothing was measured, in tokens of the linear part."""
+
+
+class CostModel(ABC):
+    """Costs of computing tokens again. All costs of one model have one unit: FLOPs, or seconds where measured.
+
+    A token costs no less than the one before it.
+    """
+
+    @abstractmethod
+    def span(self, start: int, end: int) -> float:
+        """To compute the tokens [start, end) when everything before them is there."""
+
+    @abstractmethod
+    def step(self, depth: int) -> float:
+        """One engine step more that ends `depth` tokens deep, beside what its tokens cost."""
+
+    @abstractmethod
+    def tokens_at_start(self, tokens: int) -> float:
+        """That many tokens without what attention to earlier ones adds: the unit of `step_cost_tokens`."""
+
+    @abstractmethod
+    def depth_of_double_cost(self) -> float:
+        """Where a token costs twice as much as the first; infinite if nowhere."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +51,7 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
-class CostModel:
+class AnalyticCostModel(CostModel):
     """Cost of computing one token at depth l: `linear + attention * l`, in FLOPs (Pensieve, section 4.3.1).
 
     linear: matrix products of all layers for one token.
@@ -39,7 +69,7 @@ class CostModel:
             )
 
     @classmethod
-    def from_shape(cls, shape: ModelShape) -> CostModel:
+    def from_shape(cls, shape: ModelShape) -> AnalyticCostModel:
         """FLOPs of a forward pass; a multiply-add counts as two, the output head is left out (one row a request)."""
         query = shape.query_heads * shape.head_dim
         key_value = 2 * shape.kv_heads * shape.head_dim
@@ -52,13 +82,33 @@ class CostModel:
             attention=4.0 * shape.layers * query,
         )
 
+    @override
     def span(self, start: int, end: int) -> float:
-        """FLOPs to compute the tokens [start, end) when everything before them is there."""
         return (
             self.linear * (end - start)
             + self.attention * (end * (end - 1) - start * (start - 1)) / 2
         )
 
+    @override
+    def step(self, depth: int) -> float:
+        return self.tokens_at_start(ANALYTIC_STEP_TOKENS)
+
+    @override
     def tokens_at_start(self, tokens: int) -> float:
-        """FLOPs of the linear part of that many tokens: the unit in which a step's overhead is given."""
         return self.linear * tokens
+
+    @override
+    def depth_of_double_cost(self) -> float:
+        return self.linear / self.attention if self.attention else math.inf
+
+
+def cost_slope(costs: CostModel, block_tokens: int, blocks: int) -> float:
+    """The slope for which `1 + slope * i` comes closest to the cost of block i, that of the first being 1.
+
+    Least squares over so many blocks (2 or more) of one sequence; exact for the analytic model.
+    """
+    first = costs.span(0, block_tokens)
+    rises = [
+        costs.span(i * block_tokens, (i + 1) * block_tokens) / first - 1 for i in range(blocks)
+    ]
+    return sum(i * rise for i, rise in enumerate(rises)) / sum(i * i for i in range(blocks))

@@ -14,22 +14,17 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from vllm_pensieve.cache_groups import keeps_windows_whole
-from vllm_pensieve.compat import (
-    flops_per_copied_byte,
-    model_shape,
-    why_plain_prefixes,
-    why_unusual_manager,
-)
+from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
-from vllm_pensieve.retention import CostModel, EvictionOrder, make_order
+from vllm_pensieve.retention import EvictionOrder, make_order
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
+from vllm_pensieve.scheduler.costs import Costs
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
 from vllm_pensieve.scheduler.swapping import SwappingMixin
 from vllm_pensieve.scheduler.tracing import TracingMixin
 from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
-from vllm_pensieve.space.restore_plan import RestoreCosts
 from vllm_pensieve.space.sessions import SessionTable
 from vllm_pensieve.swap.connector import PensieveConnector
 
@@ -50,7 +45,10 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
     A request that recovers is a member of `running` like any other; only its position moves differently (recovery.py).
 
     plain_prefixes_because: why holes are not recovered with this model and configuration, or None when they are.
+    costs: what decides evictions and restore plans; there are none with plain prefixes.
     """
+
+    costs: Costs | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,7 +83,8 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         manager = self.kv_cache_manager
         pool = manager.block_pool
         block_size = manager.coordinator.single_type_managers[0].block_size
-        cost_model = CostModel.from_shape(model_shape(self.vllm_config.model_config))
+        self.costs = Costs.of(config, self.vllm_config)
+        cost_model = self.costs.cost_model
 
         def new_order() -> EvictionOrder:
             return make_order(
@@ -94,30 +93,29 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
 
         PensieveBlockPool.adopt(pool, new_order(), block_size, self._clock)
         watchers: list[BlockWatcher] = []
-        load_cost = 0.0
+        load_bytes = 0
         if isinstance(self.connector, PensieveConnector) and self.connector.num_slots:
             watchers += self._add_host_tier(
                 self.connector.num_slots, new_order, config, self._dropped_from_host
             )
-            load_cost = self._block_bytes * (
-                config.load_cost_flops_per_byte or flops_per_copied_byte()
-            )
-        costs = RestoreCosts(
-            cost_model, block_size, config.step_cost_tokens, load_cost, config.recovery
-        )
+            load_bytes = self._block_bytes
         if config.trace_prefix:
             watchers.append(self._start_trace(config, block_size, self._is_in_host_memory))
         if watchers:
             WatchedBlockPool.attach(pool, watchers)
         PensieveKVCacheManager.adopt(
-            manager, self.pensieve_stats, costs, self.swapper, self._recorder
+            manager,
+            self.pensieve_stats,
+            self.costs.of_restoring(config, block_size, load_bytes),
+            self.swapper,
+            self._recorder,
         )
         self.walks = manager.walks  # one dict, owned by the manager
         if not config.recovery:
             self.plain_prefixes_because = "recovery is switched off"
         logger.info(
             "Pensieve: %d blocks of %d tokens in %s order and %d in host memory, recovery %s%s; "
-            "at a depth of %d tokens attention costs as much as all else",
+            "at a depth of %.0f tokens one costs twice as much as the first",
             pool.num_gpu_blocks,
             block_size,
             config.eviction_policy,
@@ -126,7 +124,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
             ", every layer keeps all tokens, also those with a sliding window"
             if keeps_windows_whole(self.kv_cache_config.kv_cache_groups)
             else "",
-            cost_model.linear / cost_model.attention if cost_model.attention else 0,
+            cost_model.depth_of_double_cost(),
         )
 
     # -- sessions and traces

@@ -69,28 +69,29 @@ class RestorePlan:
 
 @dataclass(frozen=True)
 class RestoreCosts:
-    """What the ways to restore a block cost, in FLOPs of the cost model.
+    """What the ways to restore a block cost, in the unit of the cost model.
 
-    step_cost_tokens: one more engine step, in tokens of the linear part of the cost model.
+    step_cost_tokens: one more engine step, in tokens without attention; None: what the cost model says.
     load: copying one block from host memory.
     recovery: whether blocks behind a dropped one may be used at all.
     """
 
     cost_model: CostModel
     block_size: int
-    step_cost_tokens: int
+    step_cost_tokens: int | None
     load: float = 0.0
     recovery: bool = True
 
     def recompute(self, start: int, end: int) -> float:
-        """FLOPs to compute the blocks [start, end) when everything before them is there."""
+        """To compute the blocks [start, end) when everything before them is there."""
         return self.cost_model.span(start * self.block_size, end * self.block_size)
 
-    @property
-    def step(self) -> float:
-        """FLOPs that an engine step more is worth; infinite where nothing behind a dropped block may be used."""
+    def step(self, block: int) -> float:
+        """One engine step more, ending before this block; infinite where nothing behind a dropped one may be used."""
         if not self.recovery:
             return math.inf
+        if self.step_cost_tokens is None:
+            return self.cost_model.step(block * self.block_size)
         return self.cost_model.tokens_at_start(self.step_cost_tokens)
 
     def first_worth_loading(self, blocks: int) -> int:
@@ -110,7 +111,7 @@ def plan_restore(found: Sequence[Source | None], costs: RestoreCosts) -> Restore
     used: _Way = (0.0, None)
     computed: _Way = (math.inf, None)
     for stretch in stretches:
-        jump = computed[0] + costs.step
+        jump = computed[0] + costs.step(stretch.start)
         use = (min(used[0], jump) + stretch.use_cost, (True, used if used[0] <= jump else computed))
         before = used if used[0] <= computed[0] else computed
         compute = (before[0] + costs.recompute(stretch.start, stretch.end), (False, before))

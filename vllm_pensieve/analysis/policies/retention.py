@@ -24,7 +24,7 @@ from vllm_pensieve.analysis.policies.queues import (
     queue_of,
     unlink,
 )
-from vllm_pensieve.retention.cost_model import CostModel
+from vllm_pensieve.retention.cost_model import AnalyticCostModel, CostModel
 from vllm_pensieve.retention.value import SHORTEST_IDLE_S
 
 NEVER = np.inf
@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 def new_state(replay: Replay) -> State:
     parameters = replay.parameters
-    model = CostModel(linear=1.0, attention=parameters.cost_slope)
+    model = AnalyticCostModel(linear=1.0, attention=parameters.cost_slope)
     bucket_at, cost = buckets_of(model, replay.longest_position + 1, parameters.cost_bucket_ratio)
     return State(
         new_queues(replay.unique_blocks, resident=len(cost)),

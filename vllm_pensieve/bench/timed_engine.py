@@ -1,0 +1,182 @@
+"""An engine of this process whose prefills are timed one by one, with blocks dropped in between."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, SWITCH
+from vllm_pensieve.demo_model import resolve_model
+from vllm_pensieve.workloads.errors import UsageError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+ROOM_TOKENS = 16384
+"""KV memory beyond one context: for all that is timed behind the same context."""
+LARGEST_TOKEN = 256
+"""Prompts are made of the token ids below this and below the size of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the engine is made.
+
+    max_context: longest prompt in tokens; None: what the model allows, at most `most_context`.
+    vllm_options: as on vLLM's command line.
+    """
+
+    model: str
+    dtype: str = "auto"
+    tensor_parallel_size: int = 1
+    max_context: int | None = None
+    most_context: int = 16384
+    vllm_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """One prompt up to its first token. recovered_tokens: computed again in the middle of its prefix."""
+
+    seconds: float
+    cached_tokens: int
+    recovered_tokens: int
+
+
+def prepare_environment(environment: MutableMapping[str, str]) -> None:
+    """Before vLLM is imported: the engine in this process, its workers as a server's are."""
+    if environment.get(SWITCH) == "0":
+        raise UsageError(f"{SWITCH}=0 keeps the plugin off; unset it to measure its costs")
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    environment.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def start_engine(options: EngineOptions, settings: dict[str, Any]) -> LLMEngine:
+    """An engine with the plugin on and KV memory for its longest prompt and more.
+
+    Raises:
+        UsageError: vLLM refuses the model or an option.
+    """
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    try:
+        vllm_config = _engine_config(options, settings)
+        return LLMEngine.from_vllm_config(vllm_config)
+    except (OSError, ValueError) as error:
+        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+        raise UsageError(
+            f"vLLM cannot start with model {options.model!r}: {' '.join(lines[:2]) or type(error).__name__}"
+        ) from error
+
+
+def _engine_config(options: EngineOptions, settings: dict[str, Any]) -> VllmConfig:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="-- VLLM_OPTIONS"))
+    arguments = EngineArgs.from_cli_args(parser.parse_args(list(options.vllm_options)))
+    arguments.model = resolve_model(options.model)
+    arguments.dtype = options.dtype
+    arguments.tensor_parallel_size = options.tensor_parallel_size
+    arguments.max_model_len = options.max_context
+    if current_platform.is_cpu() and arguments.distributed_executor_backend is None:
+        arguments.distributed_executor_backend = "mp"  # as in a server, which binds its threads
+    arguments.additional_config = {ADDITIONAL_CONFIG_KEY: settings}
+    config = arguments.create_engine_config()
+    model = config.model_config
+    if options.max_context is None and model.max_model_len > options.most_context:
+        model.max_model_len = options.most_context
+        config.scheduler_config.max_model_len = options.most_context
+    if arguments.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        tokens = model.max_model_len + ROOM_TOKENS
+        config.cache_config.kv_cache_memory_bytes = tokens * _bytes_per_token(config)
+    return config
+
+
+def _bytes_per_token(config: VllmConfig) -> int:
+    """KV bytes on one worker, counted generously."""
+    model, parallel = config.model_config, config.parallel_config
+    heads = model.get_num_kv_heads(parallel) * model.get_num_layers(parallel)
+    return 2 * heads * model.get_head_size() * model.dtype.itemsize
+
+
+class TimedEngine:
+    """Serves single prompts and times them. Nothing else is served meanwhile."""
+
+    def __init__(self, engine: LLMEngine) -> None:
+        from vllm import SamplingParams
+
+        self.engine = engine
+        self.core = engine.engine_core.engine_core
+        self.scheduler = self.core.scheduler
+        self.config = self.core.vllm_config
+        self.block_size = self.scheduler.cache_config.block_size
+        self.context = self.config.model_config.max_model_len
+        self._pool = self.scheduler.kv_cache_manager.block_pool
+        self._parameters = SamplingParams(
+            temperature=0, max_tokens=1, ignore_eos=True, detokenize=False
+        )
+        self._random = random.Random(0)
+        self._tokens = range(1, min(LARGEST_TOKEN, self.config.model_config.get_vocab_size()))
+        self._served = 0
+
+    @property
+    def step_tokens(self) -> int:
+        """The most tokens that one prompt has in a step."""
+        scheduling = self.config.scheduler_config
+        limits = (scheduling.max_num_batched_tokens, scheduling.long_prefill_token_threshold)
+        return min(int(limit) for limit in limits if limit)
+
+    def new_tokens(self, count: int) -> list[int]:
+        """Tokens that, with any prefix, were not served before."""
+        return self._random.choices(self._tokens, k=count)
+
+    def prefill(self, prompt: Sequence[int]) -> Prefill:
+        """Serve a prompt; the time is that of the engine's steps, without the time to take the request in."""
+        self._served += 1
+        recovered = self.scheduler.pensieve_stats.prompt_tokens["recovered"]
+        self.engine.add_request(
+            f"prefill-{self._served}", {"prompt_token_ids": list(prompt)}, self._parameters
+        )
+        answer = None
+        begun = time.perf_counter()
+        while answer is None:
+            answer = next(iter(self.engine.step()), None)
+        seconds = time.perf_counter() - begun
+        while self.engine.has_unfinished_requests():  # steps that were begun meanwhile
+            self.engine.step()
+        recovered = self.scheduler.pensieve_stats.prompt_tokens["recovered"] - recovered
+        return Prefill(seconds, answer.num_cached_tokens or 0, recovered)
+
+    def drop(self, prompt: Sequence[int], first_block: int, end_block: int | None = None) -> None:
+        """Evict the blocks [first_block, end_block) of a prompt, every copy of them."""
+        cached = self._pool.cached_block_hash_to_block
+        for key in self._keys(prompt)[first_block:end_block]:
+            while (block := cached.get_one_block(key)) is not None:
+                assert block.ref_cnt == 0, "a block in use cannot be dropped"
+                self._pool.evict_blocks({block.block_id})
+
+    def _keys(self, prompt: Sequence[int]) -> list[Any]:
+        """Of its full blocks."""
+        from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
+        from vllm.v1.request import Request
+
+        probe = Request(
+            request_id="probe",
+            prompt_token_ids=list(prompt),
+            sampling_params=self._parameters,
+            pooling_params=None,
+            block_hasher=self.core.request_block_hasher,
+        )
+        return [make_block_hash_with_group_id(block_hash, 0) for block_hash in probe.block_hashes]
+
+    def close(self) -> None:
+        """End the engine and its workers."""
+        self.engine.engine_core.shutdown()

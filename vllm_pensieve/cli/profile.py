@@ -1,0 +1,189 @@
+"""`pensieve profile`: measures what recomputation and copies cost on this device, for the server to decide by."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vllm_pensieve.workloads.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vllm_pensieve.bench.timed_engine import EngineOptions
+    from vllm_pensieve.retention.profile import Profile
+
+INACCURATE_STATUS = 1
+
+
+def profile(
+    model: Annotated[
+        str, typer.Option(help="Model name or folder, or `demo` for the built-in random model.")
+    ] = "demo",
+    dtype: Annotated[str, typer.Option(help="As of vLLM: auto, bfloat16, float32, ...")] = "auto",
+    tensor_parallel_size: Annotated[
+        int, typer.Option(min=1, help="Workers that share every layer.")
+    ] = 1,
+    host_cache: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="GIB",
+            help="As the server will have: on a CPU, workers beside a host tier have a thread less.",
+        ),
+    ] = 0,
+    max_context: Annotated[
+        int | None,
+        typer.Option(min=128, help="Longest context in tokens; the model's, at most 16,384."),
+    ] = None,
+    chunks: Annotated[
+        str, typer.Option(help="Comma-separated: tokens of the steps that are timed.")
+    ] = "128,256,512",
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Time everything so many times, in turn.")
+    ] = 7,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File of the profile, instead of one in the cache folder."
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Figure to draw, instead of beside the profile."),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Measure no profile: compare the one that a server takes, or that of --out, with recomputation in "
+            "serving.",
+        ),
+    ] = False,
+    vllm_options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- VLLM_OPTIONS]", help="Options for the engine.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Measure what it costs to compute tokens again, by context length, and how fast blocks are copied.
+
+    A server with the same model, number format and device takes the newest such profile by itself (setting
+    `cost_profile`). --check exits with status 1 if a prediction is off by more than 15 %.
+    """
+    from vllm_pensieve.bench.timed_engine import EngineOptions, prepare_environment
+
+    for path in (out, figure):
+        _check_file(path)
+    sizes = _numbers(chunks)
+    prepare_environment(os.environ)
+    options = EngineOptions(
+        model=model,
+        dtype=dtype,
+        tensor_parallel_size=tensor_parallel_size,
+        max_context=max_context,
+        vllm_options=tuple(vllm_options or ()),
+    )
+    if check:
+        raise typer.Exit(_check(options, out, host_cache, repeats))
+    _measure(options, sizes, repeats, host_cache, out, figure)
+
+
+def _measure(
+    options: EngineOptions,
+    chunks: tuple[int, ...],
+    repeats: int,
+    host_cache: float,
+    out: Path | None,
+    figure: Path | None,
+) -> None:
+    from rich.console import Console
+
+    from vllm_pensieve.bench.profile import Plan, complete_profile, measure_costs, shape_of
+    from vllm_pensieve.bench.timed_engine import TimedEngine, start_engine
+
+    console = Console()
+    plan = Plan(chunks, repeats)
+    with console.status("starting vLLM") as status:
+        settings = {"cost_profile": "none", "host_cache_gib": host_cache}
+        engine = TimedEngine(start_engine(options, settings))
+        try:
+            shape = shape_of(engine)
+            costs, error = measure_costs(engine, plan, status.update)
+        finally:
+            engine.close()
+        status.update("copying blocks")
+        result = complete_profile(shape, plan, costs, error)
+    _save(console, result, out, figure)
+
+
+def _save(console: Console, result: Profile, out: Path | None, figure: Path | None) -> None:
+    from vllm_pensieve.bench.profile_figure import draw_profile
+    from vllm_pensieve.cli.profile_view import curve_lines, curve_table, curve_title
+    from vllm_pensieve.config import profile_folder
+    from vllm_pensieve.retention.profile import default_path, write_profile
+
+    console.print(curve_title(result), highlight=False, soft_wrap=True)
+    console.print(curve_table(result), highlight=False)
+    for line in curve_lines(result):
+        console.print(line, highlight=False, soft_wrap=True)
+    try:
+        path = out or default_path(result, profile_folder())
+        write_profile(result, path)
+        picture = figure or path.with_suffix(".png")
+        draw_profile(result, picture)
+    except OSError as error:
+        raise UsageError(f"the profile cannot be saved: {error}; name a file with --out") from error
+    console.print(f"saved: {path}\nfigure: {picture}", highlight=False, soft_wrap=True)
+
+
+def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats: int) -> int:
+    from rich.console import Console
+
+    from vllm_pensieve.bench.profile_check import ACCEPTED_ERROR, check_costs
+    from vllm_pensieve.bench.timed_engine import TimedEngine, start_engine
+    from vllm_pensieve.cli.profile_view import check_table
+    from vllm_pensieve.config import profile_folder
+
+    console = Console()
+    settings: dict[str, Any] = {
+        "cost_profile": str(file or ""),
+        "host_cache_gib": host_cache,
+    }
+    with console.status("starting vLLM") as status:
+        engine = TimedEngine(start_engine(options, settings))
+        try:
+            costs = engine.scheduler.costs
+            if costs is None or costs.profile is None:
+                raise UsageError(
+                    f"no profile in {profile_folder()} fits this model and device; measure one with `pensieve profile`"
+                )
+            comparisons = check_costs(
+                engine, costs.cost_model, repeats, tell=lambda text: status.update(text)
+            )
+        finally:
+            engine.close()
+    console.print(check_table(comparisons), highlight=False)
+    worst = max(abs(row.error) for row in comparisons)
+    good = worst <= ACCEPTED_ERROR
+    console.print(
+        f"largest error {worst:.1%}: {'within' if good else 'MORE THAN'} {ACCEPTED_ERROR:.0%}",
+        highlight=False,
+    )
+    return 0 if good else INACCURATE_STATUS
+
+
+def _check_file(path: Path | None) -> None:
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+        raise UsageError(f"{path}: name a file in a folder that exists and can be written")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in numbers):
+        raise UsageError(f"--chunks {text!r}: give numbers above 0, separated by commas")
+    return tuple(sorted({int(part) for part in numbers}))
