@@ -65,7 +65,8 @@ def paged_attention(
     output = torch.empty_like(query)
     for (start, stop), group in alike.items():
         queries = torch.arange(stop - start) + torch.tensor([first for first, _ in group])[:, None]
-        tables = torch.tensor([request.block_table for _, request in group])
+        used = -(-stop // keys.shape[1])
+        tables = torch.tensor([request.block_table[:used] for _, request in group])
         places = queries.to(query.device)
         output[places] = _attend(query[places], keys, values, tables.to(query.device), start)
     return output
