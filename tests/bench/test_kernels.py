@@ -121,9 +121,16 @@ shapes = st.fixed_dictionaries(
 )
 
 
+steps = st.sampled_from([1, 10, 256])
+
+
 @settings(max_examples=60, deadline=None)
-@given(shapes, st.lists(st.tuples(st.integers(0, 40), st.integers(1, 25)), min_size=1, max_size=4))
-def test_reference_equals_dense_attention_for_requests_of_any_length(shape, lengths):
+@given(
+    shapes,
+    steps,
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 25)), min_size=1, max_size=4),
+)
+def test_reference_equals_dense_attention_for_requests_of_any_length(shape, step_tokens, lengths):
     """Partial last blocks, more queries than a block holds, several query heads to a key's head."""
     torch.manual_seed(0)
     pool = Pool(blocks=300, **shape)
@@ -134,7 +141,7 @@ def test_reference_equals_dense_attention_for_requests_of_any_length(shape, leng
     ]
     query = torch.cat([one.query[-new:] for one, (_, new) in zip(sequences, lengths, strict=True)])
     right = torch.cat([one.right[-new:] for one, (_, new) in zip(sequences, lengths, strict=True)])
-    output = paged_attention(query, pool.keys, pool.values, requests)
+    output = paged_attention(query, pool.keys, pool.values, requests, step_tokens)
     torch.testing.assert_close(output, right, rtol=1e-4, atol=1e-5)
 
 
@@ -148,8 +155,10 @@ def holes(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes, holes(), holes())
-def test_dropped_runs_computed_again_in_one_call_equal_dense_attention(shape, one, other):
+@given(shapes, steps, holes(), holes())
+def test_dropped_runs_computed_again_in_one_call_equal_dense_attention(
+    shape, step_tokens, one, other
+):
     torch.manual_seed(0)
     pool = Pool(blocks=300, **shape)
     requests, queries, right = [], [], []
@@ -161,7 +170,7 @@ def test_dropped_runs_computed_again_in_one_call_equal_dense_attention(shape, on
         rows = [row for part in parts for row in range(part.start, part.stop)]
         queries.append(sequence.query[rows])
         right.append(sequence.right[rows])
-    output = paged_attention(torch.cat(queries), pool.keys, pool.values, requests)
+    output = paged_attention(torch.cat(queries), pool.keys, pool.values, requests, step_tokens)
     torch.testing.assert_close(output, torch.cat(right), rtol=1e-4, atol=1e-5)
 
 
@@ -174,7 +183,7 @@ def test_reference_leaves_keys_and_values_where_they_are():
     assert torch.equal(pool.keys, before[0]) and torch.equal(pool.values, before[1])
 
 
-@pytest.mark.parametrize("dropped", [[(4, 2)], [(0, 8), (4, 12)], [(12, 40)], [(-4, 4)]])
+@pytest.mark.parametrize("dropped", [[(4, 3)], [(0, 8), (7, 12)], [(12, 33)], [(-1, 4)]])
 def test_dropped_runs_out_of_order_or_out_of_the_context_are_refused(dropped):
     with pytest.raises(ValueError, match="not in order within 32"):
         sub_requests([0, 1], dropped, 32, 40)
@@ -411,6 +420,7 @@ def test_a_wrong_block_table_ends_with_status_1(monkeypatch):
         ({"heads": "4", "kv_heads": "3"}, "--heads 4 must be a multiple of --kv-heads 3"),
         ({"chunks": "5"}, "--chunks 5: 100 + 5 tokens of a request have only 4 blocks of 32"),
         ({"dropped_len": "40"}, "--dropped-len 40 must be a multiple of --block-tokens 32"),
+        ({"dropped_runs": "3"}, "--dropped-runs 3 of 32 tokens with kept blocks between them do"),
         ({"dropped_runs": "4"}, "--dropped-runs 4 of 32 tokens with kept blocks between them do"),
         ({"dropped_len": "128"}, "do not fit into the 3 full blocks of 100 tokens; lower"),
         ({"dtype": "int8"}, "--dtype 'int8' is unknown; there are: bfloat16, float16, float32"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
+from vllm_pensieve.bench.kernels.reference import STEP_TOKENS
 from vllm_pensieve.bench.kv_shape import BYTES_BY_DTYPE
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -80,6 +81,7 @@ class Case:
         mask = longest * self.tokens * (self.heads // self.kv_heads) * (1 + FLOAT32_BYTES)
         one_request = 2 * self.tokens * self.heads * self.head_dim * 2 * FLOAT32_BYTES
         scores = self.heads * self.most_queries * self.tokens * FLOAT32_BYTES
+        reference = (4 * self.head_dim + 2 * STEP_TOKENS) * queries // self.head_dim * FLOAT32_BYTES
         return {
             "contiguous KV": self.kv_bytes(self.tokens),
             "the same in blocks": paged,
@@ -89,6 +91,7 @@ class Case:
             + 2 * mask
             + one_request
             + scores
+            + reference
             + self.batch
             * self.blocks
             * (8 + 4 * (1 + self.most_queries // 128)),  # FlexAttention's tables

@@ -22,7 +22,7 @@ def prepare(problem: Problem) -> Prepared:
     """All sub-requests in one call."""
     attend = reference_kernel(problem.kv, problem.sub_requests())
     return Prepared(
-        lambda: attend(problem.flat_query).view_as(problem.query), "torch, block by block"
+        lambda: attend(problem.flat_query).view_as(problem.query), "torch, a few blocks at a time"
     )
 
 

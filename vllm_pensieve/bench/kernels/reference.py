@@ -14,6 +14,9 @@ from itertools import accumulate, pairwise
 
 import torch
 
+STEP_TOKENS = 256
+"""Keys of a request that one step reads: few steps, and scores that stay in the processor's cache."""
+
 
 @dataclass(frozen=True)
 class SubRequest:
@@ -50,12 +53,17 @@ def sub_requests(
 
 
 def paged_attention(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, requests: Sequence[SubRequest]
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    requests: Sequence[SubRequest],
+    step_tokens: int = STEP_TOKENS,
 ) -> torch.Tensor:
     """Attention of all sub-requests in one call.
 
     query: [tokens, heads, head_dim], the queries of one sub-request after those of another.
     keys, values: [blocks, block_tokens, kv_heads, head_dim]; heads is a multiple of kv_heads.
+    step_tokens: about so many keys of a request are read at a time, in whole blocks.
     Returns [tokens, heads, head_dim] in the query's number format; sums are kept in float32.
     """
     firsts = accumulate((request.query_tokens for request in requests), initial=0)
@@ -68,7 +76,9 @@ def paged_attention(
         used = -(-stop // keys.shape[1])
         tables = torch.tensor([request.block_table[:used] for _, request in group])
         places = queries.to(query.device)
-        output[places] = _attend(query[places], keys, values, tables.to(query.device), start)
+        output[places] = _attend(
+            query[places], keys, values, tables.to(query.device), start, step_tokens
+        )
     return output
 
 
@@ -78,11 +88,12 @@ def _attend(
     values: torch.Tensor,
     block_tables: torch.Tensor,
     start: int,
+    step_tokens: int,
 ) -> torch.Tensor:
-    """Softmax over all keys, block by block: a larger maximum rescales what has been summed up so far.
+    """Softmax over all keys, a few blocks at a time: a larger maximum rescales what has been summed up so far.
 
     query: [requests, tokens, heads, head_dim], as is the result; the first is at position `start` in every request.
-    Each step reads one block of each request from where it lies.
+    Each step reads the next blocks of each request from where they lie.
     """
     count, tokens, heads, head_dim = query.shape
     block_tokens, kv_heads = keys.shape[1:3]
@@ -93,14 +104,16 @@ def _attend(
     positions = torch.arange(start, stop, device=device).repeat(group)[:, None]
     largest = torch.full((*rows.shape[:3], 1), -torch.inf, device=device)
     weights, weighted = torch.zeros_like(largest), torch.zeros_like(rows)
-    for step, first in enumerate(range(0, stop, block_tokens)):
-        # [requests, kv_heads, block_tokens, head_dim]
+    behind = 0
+    for blocks in block_tables.split(max(1, step_tokens // block_tokens), dim=1):
+        # [requests, kv_heads, keys of the step, head_dim]
         step_keys, step_values = (
-            pool[block_tables[:, step]].transpose(1, 2).float() for pool in (keys, values)
+            pool[blocks].flatten(1, 2).transpose(1, 2).float() for pool in (keys, values)
         )
+        first, behind = behind, behind + step_keys.shape[2]
         scores = rows @ step_keys.transpose(2, 3)
-        if first + block_tokens > start + 1:
-            key_positions = torch.arange(first, first + block_tokens, device=device)
+        if behind > start + 1:
+            key_positions = torch.arange(first, behind, device=device)
             scores.masked_fill_(key_positions > positions, -torch.inf)
         larger = torch.maximum(largest, scores.amax(dim=-1, keepdim=True))
         rescale = torch.exp(largest - larger)
