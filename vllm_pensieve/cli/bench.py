@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vllm_pensieve.cli.kernels import kernels
 from vllm_pensieve.cli.sharegpt import sharegpt as sharegpt_command
 from vllm_pensieve.cli.users import users as users_command
 from vllm_pensieve.workloads.errors import UsageError
@@ -27,6 +28,7 @@ def bench() -> None:
     """Measure the plugin on this machine: one part of it, or whole servers under load."""
 
 
+app.command("kernels")(kernels)
 app.command("users")(users_command)
 app.command("sharegpt")(sharegpt_command)
 
@@ -66,13 +68,13 @@ def transfers(
 
     options = TransferOptions(
         model=model,
-        blocks=_numbers("--blocks", blocks),
-        block_tokens=_numbers("--block-tokens", block_tokens),
+        blocks=numbers("--blocks", blocks),
+        block_tokens=numbers("--block-tokens", block_tokens),
         repeats=repeats,
         patterns=tuple(
-            dict.fromkeys(_name("--pattern", part, PATTERNS) for part in pattern.split(","))
+            dict.fromkeys(chosen("--pattern", part, PATTERNS) for part in pattern.split(","))
         ),
-        device=_name("--device", device, DEVICES),
+        device=chosen("--device", device, DEVICES),
     )
     _run_transfers(options, json)
 
@@ -94,14 +96,16 @@ def _run_transfers(options: TransferOptions, json: Path | None) -> None:
         console.print(f"all numbers: {json}", highlight=False, soft_wrap=True)
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in numbers):
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Numbers above 0 from text, each once, in order. Raises UsageError if it is not that."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"{option} {text!r}: give numbers above 0, separated by commas")
-    return tuple(sorted({int(part) for part in numbers}))
+    return tuple(sorted({int(part) for part in parts}))
 
 
-def _name(option: str, text: str, known: tuple[str, ...]) -> str:
+def chosen(option: str, text: str, known: tuple[str, ...]) -> str:
+    """The known name that this text is. Raises UsageError if it is none."""
     if text.strip() not in known:
         raise UsageError(f"{option} {text!r} is unknown; there are: {', '.join(known)}")
     return text.strip()
