@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from vllm_pensieve.bench.plan import RECORDED_VARIABLES
+from vllm_pensieve.cli.compare import command_line
 from vllm_pensieve.cli.serve import serve_arguments, serve_environment, serve_port
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -101,6 +103,18 @@ def test_bad_input_of_a_benchmark_over_servers_is_refused(tmp_path, arguments, m
     assert "Traceback" not in answer.stderr
     assert len(answer.stderr.splitlines()) <= 2
     assert not out.exists()
+
+
+def test_the_command_of_a_run_can_be_typed_again(monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["vllm_pensieve/__main__.py", "bench", "users", "--out", "a b"]
+    )
+    for name in [name for name in os.environ if name.startswith(RECORDED_VARIABLES)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    monkeypatch.setenv("MAX_NEW_TOKENS", "9")
+    said = "VLLM_CPU_NUM_OF_RESERVED_CPU=0 MAX_NEW_TOKENS=9 pensieve bench users --out 'a b'"
+    assert command_line() == said
 
 
 def test_a_malformed_dataset_is_named_with_its_record(tmp_path):

@@ -49,7 +49,7 @@ class UsersPreset:
 
 PRESETS = {
     "fast": UsersPreset(6, 4, 2.5, 1500, 24, MemoryShares(gpu=0.75, cpu=0.6)),
-    "stress": UsersPreset(12, 10, 6.0, 2500, 32, MemoryShares(gpu=0.6, cpu=0.4)),
+    "stress": UsersPreset(12, 10, 6.0, 2500, 32, MemoryShares(gpu=0.55, cpu=0.45)),
 }
 """`fast` is done in minutes. `stress` has GPU and host memory for a part of all histories only."""
 
