@@ -1,5 +1,6 @@
 """Switching the plugin on and off, and refusing what it cannot work with."""
 
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -158,3 +159,16 @@ def assert_runs(code: str) -> None:
     """In a process of its own, with nothing imported before."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_our_connector_costs_no_core(engine_args, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_NUM_OF_RESERVED_CPU", "7")  # so that it is put back afterwards
+    monkeypatch.delenv("VLLM_CPU_NUM_OF_RESERVED_CPU")
+    plugin.configure(engine_args(additional_config={"pensieve": {}}))
+    assert "VLLM_CPU_NUM_OF_RESERVED_CPU" not in os.environ
+    with_host_tier = {"pensieve": {"host_cache_gib": 0.001}}
+    plugin.configure(engine_args(additional_config=with_host_tier, tensor_parallel_size=2))
+    assert os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "2"  # as many as without a connector
+    monkeypatch.setenv("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    plugin.configure(engine_args(additional_config=with_host_tier))
+    assert os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"

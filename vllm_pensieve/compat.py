@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -16,6 +17,7 @@ from vllm_pensieve.retention.cost_model import ModelShape
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
+    from vllm.engine.arg_utils import EngineArgs
 
 SUPPORTED = "0.32"
 
@@ -184,6 +186,23 @@ def wrap_create_engine_config(before: Callable[[Any], None]) -> None:
 
     create_engine_config.wrapped_by_pensieve = True  # type: ignore[attr-defined]
     engine_args_class.create_engine_config = create_engine_config
+
+
+def reserve_no_core_for_our_connector(engine_args: EngineArgs) -> None:
+    """On a CPU, have vLLM reserve as many cores as without a KV connector, unless the user says how many.
+
+    With any connector vLLM reserves one more for each worker, for the threads of one that sends KV to other machines.
+    Ours has none: its copies are the worker's own work. Where this leaves no core, vLLM reserves none at all, and the
+    worker's threads share theirs with the scheduler, which waits busily: on two cores a decoded token then takes
+    several times as long.
+    """
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() or envs.VLLM_CPU_NUM_OF_RESERVED_CPU is not None:
+        return
+    workers = engine_args.tensor_parallel_size * engine_args.pipeline_parallel_size
+    os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = str(workers)
 
 
 def announce_environment(names: Iterable[str]) -> None:

@@ -63,7 +63,11 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
     from vllm.config import KVTransferConfig
     from vllm.logger import init_logger
 
-    from vllm_pensieve.compat import CONNECTOR, CONNECTOR_MODULE
+    from vllm_pensieve.compat import (
+        CONNECTOR,
+        CONNECTOR_MODULE,
+        reserve_no_core_for_our_connector,
+    )
     from vllm_pensieve.swap.host_memory import available_bytes
 
     theirs = engine_args.kv_transfer_config
@@ -91,3 +95,4 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
         kv_role="kv_producer",
         kv_load_failure_policy="recompute",
     )
+    reserve_no_core_for_our_connector(engine_args)
