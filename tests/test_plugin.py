@@ -164,11 +164,16 @@ def assert_runs(code: str) -> None:
 def test_our_connector_costs_no_core(engine_args, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_NUM_OF_RESERVED_CPU", "7")  # so that it is put back afterwards
     monkeypatch.delenv("VLLM_CPU_NUM_OF_RESERVED_CPU")
+    monkeypatch.setattr(compat, "_reserved_by_us", [])
     plugin.configure(engine_args(additional_config={"pensieve": {}}))
     assert "VLLM_CPU_NUM_OF_RESERVED_CPU" not in os.environ
     with_host_tier = {"pensieve": {"host_cache_gib": 0.001}}
     plugin.configure(engine_args(additional_config=with_host_tier, tensor_parallel_size=2))
     assert os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "2"  # as many as without a connector
+    plugin.configure(
+        engine_args(additional_config=with_host_tier)
+    )  # another engine of this process
+    assert os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "1"
     monkeypatch.setenv("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     plugin.configure(engine_args(additional_config=with_host_tier))
     assert os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"

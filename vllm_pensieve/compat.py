@@ -197,12 +197,20 @@ def reserve_no_core_for_our_connector(engine_args: EngineArgs) -> None:
     several times as long.
     """
     from vllm import envs
-    from vllm.platforms import current_platform
+    from vllm.platforms import CpuArchEnum, current_platform
 
-    if not current_platform.is_cpu() or envs.VLLM_CPU_NUM_OF_RESERVED_CPU is not None:
+    said = envs.VLLM_CPU_NUM_OF_RESERVED_CPU
+    if not current_platform.is_cpu() or said not in (None, *_reserved_by_us):
         return
     workers = engine_args.tensor_parallel_size * engine_args.pipeline_parallel_size
-    os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = str(workers)
+    one_a_worker = (CpuArchEnum.X86, CpuArchEnum.ARM, CpuArchEnum.RISCV)
+    cores = workers if current_platform.get_cpu_architecture() in one_a_worker else 1
+    _reserved_by_us[:] = [cores]
+    os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = str(cores)
+
+
+_reserved_by_us: list[int] = []
+"""What this process was last told to reserve by us and not by the user."""
 
 
 def announce_environment(names: Iterable[str]) -> None:

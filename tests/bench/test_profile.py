@@ -9,8 +9,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.retention.profiles import a_profile
-from vllm_pensieve.bench.cost_fit import TimedStep, fit_costs
-from vllm_pensieve.bench.profile import contexts_up_to, low_quartile
+from vllm_pensieve.bench.cost_fit import TimedStep, TokensCostNothing, fit_costs
+from vllm_pensieve.bench.profile import Plan, contexts_up_to, low_quartile, measure_costs
 from vllm_pensieve.bench.profile_check import Comparison, predicted
 from vllm_pensieve.bench.profile_figure import draw_profile
 from vllm_pensieve.cli import app
@@ -50,6 +50,44 @@ def test_noise_makes_no_cost_that_falls_or_is_negative():
         assert costs.step_s >= 0 and costs.step_s_per_token >= 0
         assert list(costs.token_s.values) == sorted(costs.token_s.values)
         assert costs.span(0, 4096) == pytest.approx(TRUE.span(0, 4096), rel=0.35)
+
+
+def test_steps_that_take_the_same_time_tell_nothing_of_a_token():
+    source = random.Random(1)
+    steps = [
+        TimedStep(context, chunk, 5e-3 * source.uniform(0.97, 1.03))
+        for context in CONTEXTS
+        for chunk in (512, 256, 128)
+    ]
+    shrinking = [replace(step, seconds=step.seconds - step.chunk_tokens * 1e-6) for step in steps]
+    with pytest.raises(TokensCostNothing):
+        fit_costs(shrinking)
+
+
+def test_after_all_rounds_larger_chunks_are_asked_for(monkeypatch):
+    class Device:
+        """Every step takes as long."""
+
+        context, block_size, step_tokens = 2048, 32, 512
+
+        def new_tokens(self, count):
+            return [1] * count
+
+        def prefill(self, prompt):
+            prefills.append(len(prompt))
+
+    prefills: list[int] = []
+    timed: list[int] = []
+
+    def time_step(engine, context, chunk):
+        timed.append(chunk)
+        return 5e-3 - chunk * 1e-7
+
+    monkeypatch.setattr("vllm_pensieve.bench.profile._time_step", time_step)
+    with pytest.raises(UsageError, match=r"whether it computes 128, 512 tokens.*larger --chunks"):
+        measure_costs(Device(), Plan((128, 512), repeats=2))
+    contexts = len(contexts_up_to(2048, 512, 32))
+    assert len(timed) == (1 + 3 * 2) * contexts * 2  # a warm-up, three rounds
 
 
 def test_times_that_contradict_each_other_are_told():
@@ -113,6 +151,12 @@ def profile_command(*arguments: str, **environment: str):
         (("--chunks", "128,x"), "--chunks '128,x': give numbers above 0, separated by commas"),
         (("--chunks", "0,128"), "--chunks '0,128': give numbers above 0"),
         (("--out", "/no/such/folder/p.json"), "name a file in a folder that exists"),
+        (("--", "--dtype", "float16"), "-- --dtype: give it before `--`, as --dtype"),
+        (
+            ("--", "--max-model-len=512"),
+            "-- --max-model-len: give it before `--`, as --max-context",
+        ),
+        (("--", "--additional-config", "{}"), "the plugin's settings are the command's"),
         (("--figure", "/"), "name a file in a folder that exists"),
     ],
 )

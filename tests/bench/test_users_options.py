@@ -163,3 +163,33 @@ def test_a_model_whose_kv_cannot_be_told_needs_its_memory_given(tmp_path, monkey
         plan_users(options(model=str(tmp_path)))
     plan = plan_users(options(model=str(tmp_path), gpu_cache_gb=1.0, cpu_cache_gb=0.0))
     assert plan.workload["kv_cache_gib"] == pytest.approx(1e9 / GIB)
+
+
+@pytest.mark.parametrize(
+    ("server_options", "gpu", "cpu"),
+    [
+        (("--dtype", "bfloat16"), 1, 1),
+        (("--dtype", "auto"), 1, 1),
+        (("--dtype=float32",), 2, 2),
+        (("--dtype", "float32", "--dtype", "half"), 1, 1),
+        (("--dtype", "float", "--tensor-parallel-size", "2"), 1, 2),
+    ],
+)
+def test_memory_follows_the_number_format_and_the_workers(server_options, gpu, cpu):
+    """KV memory is a worker's, host memory that of all workers."""
+    plain = plan_users(options()).workload
+    plan = plan_users(options(server_options=server_options)).workload
+    assert plan["kv_cache_gib"] == pytest.approx(gpu * plain["kv_cache_gib"])
+    assert plan["host_cache_gib"] == pytest.approx(cpu * plain["host_cache_gib"])
+
+
+@pytest.mark.parametrize(
+    ("server_options", "said"),
+    [
+        (("--dtype", "int4"), "number format 'int4'"),
+        (("-tp", "none"), "--tensor-parallel-size none: give a whole number"),
+    ],
+)
+def test_what_memory_cannot_follow_is_refused(server_options, said):
+    with pytest.raises(UsageError, match=said):
+        plan_users(options(server_options=server_options))

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from vllm_pensieve.bench.sharegpt import ShareGptOptions
 from vllm_pensieve.cli import main
 
 
@@ -79,6 +80,11 @@ def test_a_dataset_is_replayed(asked, spelling):
     assert options.dataset == spelling
     assert (options.num_conversations, options.users) == (9, 4)
     assert (options.min_turns, options.max_turns) == (3, 8)
+
+
+def test_a_dataset_is_replayed_with_as_many_users_as_its_own_command(asked):
+    _, options = asked("--dataset generated")
+    assert options == ShareGptOptions(dataset="generated")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ KEY = ProfileKey(
     device="a processor",
     logical_cpus=8,
     compute_threads=7,
+    eager=False,
 )
 
 

@@ -89,6 +89,7 @@ def test_the_newest_that_matches_is_taken(engine, cache, log):
         {"device": "another"},
         {"logical_cpus": 4096},
         {"compute_threads": 4096},
+        {"eager": True},
     ],
 )
 def test_whatever_decides_costs_must_match(engine, cache, log, field):

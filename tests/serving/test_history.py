@@ -69,7 +69,9 @@ def test_a_template_that_changes_what_was_before_has_everything_tokenised_again(
 def test_tokens_that_do_not_stand_for_the_reply_are_not_used_again(template):
     tok = tokenizer(template)
     history = History(tok)
-    history.answered(history.ask("hello"), "yes", None)
+    first = history.ask("hello")
+    history.answered(first, "yes", [1, 2, 3], stands_for_reply=False)
+    assert history.token_ids == [*first.token_ids, 1, 2, 3]
     second = history.ask("more")
     assert tok.decode(second.token_ids, skip_special_tokens=True) == second.text
     assert second.new_tokens == len(second.token_ids)

@@ -1,8 +1,10 @@
 """Claims about a server's options, and the words in which they are refused."""
 
+import os
+
 import pytest
 
-from vllm_pensieve.serving import ServerOptions, create_server
+from vllm_pensieve.serving import ServerOptions, create_server, engine
 from vllm_pensieve.serving.engine import engine_arguments
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -22,6 +24,8 @@ from vllm_pensieve.workloads.errors import UsageError
         ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5; a whole number"),
         ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more"),
         ({"gpu_cash_gb": 1}, "unknown option gpu_cash_gb; there are: mode, model, gpu_cache_gb"),
+        ({"seed": 1.5}, "seed is 1.5; a whole number"),
+        ({"vllm_options": "--dtype float32"}, "a list of words is expected"),
         ({"device": "abacus"}, "there are: auto, cpu, cuda, cuda:N"),
         ({"model": "/no/such/model"}, "cannot serve model '/no/such/model'"),
         ({"vllm_options": ["--block-sise", "16"]}, "unrecognized arguments: --block-sise"),
@@ -52,3 +56,16 @@ def test_modes_and_sizes_become_vllms_own_arguments(tiny_model):
     assert arguments("vllm-apc").enable_prefix_caching is True
     assert arguments("vllm").enable_prefix_caching is False
     assert "pensieve" not in (arguments("vllm").additional_config or {})
+
+
+def test_a_process_may_ask_for_its_gpu_again_and_for_another_until_one_is_used(monkeypatch):
+    monkeypatch.setattr("vllm_pensieve.device.is_cpu_build", lambda: False)
+    monkeypatch.setattr(engine, "_found", {})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    for device, visible in (("cuda:1", "6"), ("cuda:1", "6"), ("cuda:0", "4"), ("auto", "4,6")):
+        engine._choose_device(device)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    engine._choose_device("cuda")
+    with pytest.raises(UsageError, match="uses CUDA_VISIBLE_DEVICES=4,6 already"):
+        engine._choose_device("cuda:0")

@@ -23,7 +23,11 @@ SMALL = (*FLOAT32, "--max-model-len", "640")
 
 @pytest.fixture(scope="module")
 def stock(tiny_model):
-    """Replies of stock vLLM to `converse`, and what its server tells."""
+    """Replies of stock vLLM to `converse`, and what its server tells. Before it, a start fails in the middle."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VLLM_PENSIEVE_CONFIG", '{"cost_profile": "/no/such/profile.json"}')
+        with pytest.raises(UsageError, match="/no/such/profile"):
+            create_server(model=str(tiny_model), gpu_cache_gb=0.01, cpu_cache_gb=0.01)
     with create_server(
         mode="vllm",
         model=str(tiny_model),
@@ -148,9 +152,41 @@ def test_a_stopped_answer_stays_in_the_history_and_leaves_no_block_in_use(server
     asked = len(f"User: {TEXT}\nAssistant:")
     said = len(server.token_ids("stopped")) - asked
     assert 2 <= said <= 4
+    tokens, text = server.token_ids("stopped"), server._sessions["stopped"].ask("go on").text
+    whole = server._tokenizer.decode(tokens).rstrip("\N{REPLACEMENT CHARACTER}")
+    assert text == f"{whole}\nUser: go on\nAssistant:"
     following = server.process_request("stopped", "go on", 4)
     assert following.turn == 2
     assert following.prompt_tokens == asked + said + len("\nUser: go on\nAssistant:")
+
+
+def test_streams_that_are_read_in_turn_lose_nothing(server):
+    alone = [server.process_request(f"alone {i}", f"{i} {TEXT}", 12).text for i in range(2)]
+    streams = [server.stream(f"in turn {i}", f"{i} {TEXT}", 12) for i in range(2)]
+    heard = ["", ""]
+    for _ in range(3):
+        heard[0] += next(streams[0])  # moves both on
+    heard[1] = "".join(streams[1])
+    heard[0] += "".join(streams[0])
+    assert heard == alone
+
+
+def test_ctrl_c_waits_for_the_step_and_leaves_nothing_half_done(server, monkeypatch):
+    expected = server.process_request("undisturbed", TEXT, 6).text
+    server.reset()
+    step = server._engine.step
+
+    def interrupted_step():
+        os.kill(os.getpid(), signal.SIGINT)
+        return step()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server._engine, "step", interrupted_step)
+        with pytest.raises(KeyboardInterrupt):
+            server.process_request("disturbed", TEXT, 6)
+    assert not server.inspection.scheduler.requests
+    assert server.inspection.free_blocks == 24
+    assert server.process_request("afterwards", TEXT, 6).text == expected
 
 
 def test_one_session_has_one_answer_at_a_time(server):
@@ -184,6 +220,7 @@ def test_an_input_longer_than_the_context_is_refused_and_the_session_goes_on(ser
         (("a", " \n"), "the input is empty"),
         (("a", None), "the input is empty"),
         (("a", "hello", 0), "max_new_tokens is 0"),
+        (("a", "hel\udcfflo"), r"no valid text: '\\udcff' stands for no character"),
     ],
 )
 def test_bad_requests_are_refused(server, arguments, said):
@@ -263,3 +300,36 @@ def test_the_chat_refuses_an_input_that_is_too_long_and_goes_on(server):
     Chat(server, terminal.read, terminal.write, 4, session="chat long").run()
     assert "the context holds 640" in terminal.text
     assert server.token_ids("chat long")
+
+
+def test_stats_in_the_chat_after_an_answer_that_was_stopped_before_it_began(server):
+    answer = server.begin("stopped first", TEXT, 4)
+    server.cancel(answer)
+    assert answer.reply.ttft_s is None
+    terminal = Terminal("stats", "session chat-2", "new", "exit")
+    Chat(server, terminal.read, terminal.write, session="stopped first").run()
+    assert "TTFT by turn      1: " in terminal.text
+    assert "conversation chat-3\n" in terminal.text  # chat-2 was there already
+
+
+def test_an_error_inside_a_step_ends_the_server_and_its_answers(server, monkeypatch):
+    """The last test of this file: nothing in the cache could be trusted any more."""
+    answers = [server.begin(f"broken {i}", TEXT, 4) for i in range(2)]
+
+    def broken_step():
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(server._engine, "step", broken_step)
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        server.advance(answers[0])
+    assert [answer.reply.finish_reason for answer in answers] == ["abort", "abort"]
+    server.cancel(answers[1])
+    server.close()
+    for use in (
+        lambda: server.process_request("a", "hello"),
+        server.statistics,
+        server.reset,
+        lambda: server.context_tokens,
+    ):
+        with pytest.raises(UsageError, match="the server is closed"):
+            use()

@@ -1,5 +1,7 @@
 """Claims about what a server tells of itself."""
 
+import dataclasses
+
 from vllm_pensieve.serving.statistics import Statistics, mean_by_turn
 
 KNOWN = Statistics(
@@ -48,3 +50,9 @@ def test_a_server_that_did_nothing_has_hit_rates_of_zero():
 def test_times_are_averaged_by_turn():
     assert mean_by_turn([(1, 0.25), (2, 3.0), (1, 0.75)]) == (0.5, 3.0)
     assert mean_by_turn([]) == ()
+
+
+def test_a_turn_whose_answers_were_all_stopped_first_has_no_time():
+    assert mean_by_turn([(2, 0.5)]) == (None, 0.5)
+    stopped = dataclasses.replace(KNOWN, ttft_by_turn_s=(None, 0.5))
+    assert str(stopped).endswith("TTFT by turn      1: -, 2: 500 ms")

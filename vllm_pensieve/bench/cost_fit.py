@@ -27,12 +27,19 @@ class TimedStep:
         return self.context_tokens + self.chunk_tokens
 
 
+class TokensCostNothing(Exception):
+    """The times do not grow with the number of tokens, so the cost of a token cannot be told."""
+
+
 def fit_costs(steps: Sequence[TimedStep]) -> tuple[MeasuredCostModel, float]:
     """The costs that explain the times best, and the largest relative difference that is left.
 
     A step takes what its tokens cost, each at its own depth, and an overhead that is linear in the depth of its end.
     The cost of a token is given by straight lines between the contexts measured and nowhere falls. Least squares of
     relative differences; steps of at least two chunk sizes behind at least two contexts, one of them empty.
+
+    Raises:
+        TokensCostNothing: as far as the times tell.
     """
     contexts = sorted({step.context_tokens for step in steps})
     # The curve is a sum of ramps that begin at one context each, so that none of them may have a negative share.
@@ -52,6 +59,8 @@ def fit_costs(steps: Sequence[TimedStep]) -> tuple[MeasuredCostModel, float]:
     )
     seconds = np.array([step.seconds for step in steps])
     shares = _least_squares_without_negatives(explained / seconds[:, None], np.ones(len(steps)))
+    if shares[0] <= 0:
+        raise TokensCostNothing
     error = float(np.abs(explained @ shares / seconds - 1).max())
     token_s = np.cumsum(shares[: len(contexts)])
     return (

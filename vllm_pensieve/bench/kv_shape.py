@@ -36,14 +36,15 @@ class KvShape:
         return self.layers * self.layer_bytes_per_token
 
 
-def kv_shape(model: str) -> KvShape:
+def kv_shape(model: str, dtype: str | None = None) -> KvShape:
     """The shape of the demo model for "demo", or of the model whose config.json (or folder) this is.
 
-    Keys and values are counted in the model's own number format, 2 bytes if it names none.
+    Keys and values are counted in `dtype`; None: in the model's own number format, 2 bytes if it names none.
     Raises UsageError if there is no such file, or it does not describe a model with keys and values by head.
     """
     if model == DEMO_MODEL_NAME:
-        return KvShape(demo_model.LAYERS, demo_model.KV_BYTES_PER_TOKEN // demo_model.LAYERS)
+        in_bfloat16 = demo_model.KV_BYTES_PER_TOKEN // demo_model.LAYERS
+        return KvShape(demo_model.LAYERS, in_bfloat16 * _bytes(dtype or DEFAULT_DTYPE, model) // 2)
     path = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -51,10 +52,18 @@ def kv_shape(model: str) -> KvShape:
         raise UsageError(
             f"--model {model}: cannot be read ({error}); give `demo` or a config.json"
         ) from error
-    return _shape(config, model)
+    return _shape(config, model, dtype)
 
 
-def _shape(config: Any, model: str) -> KvShape:
+def _bytes(dtype: str, model: str) -> int:
+    if dtype not in BYTES_BY_DTYPE:
+        raise UsageError(
+            f"--model {model}: number format {dtype!r}; known: {', '.join(BYTES_BY_DTYPE)}"
+        )
+    return BYTES_BY_DTYPE[dtype]
+
+
+def _shape(config: Any, model: str, dtype: str | None) -> KvShape:
     if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
         config = config["text_config"]
     if not isinstance(config, dict) or config.get("kv_lora_rank"):
@@ -70,12 +79,8 @@ def _shape(config: Any, model: str) -> KvShape:
             f"--model {model}: needs num_hidden_layers, num_attention_heads, and hidden_size or head_dim "
             "(n_layer, n_head, n_embd) as numbers above 0"
         )
-    dtype = config.get("dtype") or config.get("torch_dtype") or DEFAULT_DTYPE
-    if dtype not in BYTES_BY_DTYPE:
-        raise UsageError(
-            f"--model {model}: number format {dtype!r}; known: {', '.join(BYTES_BY_DTYPE)}"
-        )
-    return KvShape(layers, 2 * kv_heads * head_dim * BYTES_BY_DTYPE[dtype])
+    dtype = dtype or config.get("dtype") or config.get("torch_dtype") or DEFAULT_DTYPE
+    return KvShape(layers, 2 * kv_heads * head_dim * _bytes(dtype, model))
 
 
 def _count(config: dict[str, Any], names: tuple[str, ...]) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from vllm_pensieve.bench.kv_shape import kv_shape
 from vllm_pensieve.bench.model_files import config_path
@@ -16,6 +17,8 @@ from vllm_pensieve.demo_model import DEMO_MODEL_NAME
 from vllm_pensieve.workloads.conversations import Conversation
 from vllm_pensieve.workloads.errors import UsageError
 
+VLLM_DTYPES: dict[str | None, str] = {"half": "float16", "float": "float32"}
+"""Names that vLLM has for number formats beside their own."""
 SPARE = 1.25
 """KV memory is at least so many times the longest conversation's."""
 
@@ -43,9 +46,11 @@ def choose_memory(
     modes: str,
     conversations: Sequence[Conversation],
     concurrency: int,
+    server_options: Sequence[str] = (),
 ) -> Memory:
-    """Return the memory of each server.
+    """Return the memory of each server; KV memory is that of each of its workers, host memory of all together.
 
+    server_options: vLLM's; number format and number of workers change how much KV there is, and where.
     Raises UsageError if no mode uses the host memory that was asked for or one needs what was refused, or
     if nothing was asked for and it is not known how much KV the model has.
     """
@@ -63,11 +68,14 @@ def choose_memory(
         )
     gpu_gb, cpu_gb = asked.gpu_cache_gb, asked.cpu_cache_gb
     if gpu_gb is None or (cpu_gb is None and used):
-        token_gb = _kv_gb_per_token(model)
+        token_gb = _kv_gb_per_token(model, _value(server_options, "--dtype"))
         mean_tokens = sum(c.context_tokens(0) for c in conversations) / len(conversations)
         working_set_gb = mean_tokens * min(concurrency, len(conversations)) * token_gb
         least_gb = SPARE * rounded_context(conversations) * token_gb
-        gpu_gb = gpu_gb or max(asked.shares.gpu * working_set_gb, least_gb)
+        workers = _value(server_options, "--tensor-parallel-size", "-tp") or "1"
+        if not workers.isdecimal() or int(workers) < 1:
+            raise UsageError(f"-- --tensor-parallel-size {workers}: give a whole number above 0")
+        gpu_gb = gpu_gb or max(asked.shares.gpu * working_set_gb, least_gb) / int(workers)
         cpu_gb = asked.shares.cpu * working_set_gb if cpu_gb is None else cpu_gb
     return Memory(_gib(gpu_gb), _gib(cpu_gb) if cpu_gb and used else None)
 
@@ -76,10 +84,20 @@ def _gib(gb: float) -> float:
     return gb * GB / GIB
 
 
-def _kv_gb_per_token(model: str) -> float:
+def _value(options: Sequence[str], *names: str) -> str | None:
+    """The last value given to an option of vLLM; None without one, or for vLLM's `auto`."""
+    value = None
+    for option, following in zip_longest(options, options[1:], fillvalue=""):
+        name, sign, behind = option.partition("=")
+        if name in names:
+            value = behind if sign else following
+    return VLLM_DTYPES.get(value, value) if value != "auto" else None
+
+
+def _kv_gb_per_token(model: str, dtype: str | None) -> float:
     try:
         where = model if model == DEMO_MODEL_NAME else str(config_path(model))
-        return kv_shape(where).bytes_per_token / GB
+        return kv_shape(where, dtype).bytes_per_token / GB
     except (UsageError, OSError, ValueError) as error:
         raise UsageError(
             f"how much KV {model} keeps for a token cannot be told ({error}); "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from vllm_pensieve.bench.cost_fit import TimedStep, fit_costs
+from vllm_pensieve.bench.cost_fit import TimedStep, TokensCostNothing, fit_costs
 from vllm_pensieve.bench.kv_shape import KvShape
 from vllm_pensieve.bench.machine import describe_versions
 from vllm_pensieve.bench.timed_engine import TimedEngine
@@ -87,7 +87,7 @@ def measure_costs(
     step takes less, cost falls with depth, ...) they are taken again, up to three times as often.
 
     Raises:
-        UsageError: a chunk does not fit into a step or into the context.
+        UsageError: a chunk does not fit into a step or into the context, or steps of all sizes take the same time.
     """
     check_plan(plan, engine)
     contexts = contexts_up_to(engine.context, plan.chunks[-1], engine.block_size)
@@ -103,12 +103,18 @@ def measure_costs(
                     seconds = _time_step(engine, base[:context], chunk)
                     if repeat or round_number:  # the first turn warms up
                         times.setdefault((context, chunk), []).append(seconds)
-        model, error = fit_costs(
-            [TimedStep(*step, low_quartile(seconds)) for step, seconds in times.items()]
-        )
-        if error <= ACCEPTED_FIT_ERROR:
-            break
-    return model, error
+        steps = [TimedStep(*step, low_quartile(seconds)) for step, seconds in times.items()]
+        try:
+            model, error = fit_costs(steps)
+        except TokensCostNothing:
+            continue
+        if error <= ACCEPTED_FIT_ERROR or round_number == MOST_ROUNDS - 1:
+            return model, error
+    sizes = ", ".join(map(str, plan.chunks))
+    raise UsageError(
+        f"a step takes the same time whether it computes {sizes} tokens, as far as can be measured; "
+        "use larger --chunks, so that the cost of a token shows"
+    )
 
 
 def low_quartile(times: Sequence[float]) -> float:

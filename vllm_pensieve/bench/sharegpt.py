@@ -67,7 +67,9 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
     sample = sample_dataset(options.dataset, dialogues, limits, options.seed, counter.count)
     conversations = sample.conversations
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, MEMORY)
-    memory = choose_memory(asked, options.model, options.modes, conversations, options.users)
+    memory = choose_memory(
+        asked, options.model, options.modes, conversations, options.users, options.server_options
+    )
     workload = Workload(
         conversations,
         concurrency=options.users,

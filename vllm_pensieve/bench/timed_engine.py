@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, SWITCH
 from vllm_pensieve.demo_model import resolve_model
+from vllm_pensieve.serving.engine import parse_engine_arguments
 from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +49,26 @@ class Prefill:
     recovered_tokens: int
 
 
+OWN_OPTIONS = {
+    "--model": "--model",
+    "--dtype": "--dtype",
+    "--tensor-parallel-size": "--tensor-parallel-size",
+    "-tp": "--tensor-parallel-size",
+    "--max-model-len": "--max-context",
+}
+"""Options of vLLM that the command has itself, and their names there."""
+
+
+def check_vllm_options(options: Sequence[str]) -> None:
+    """UsageError for an option of vLLM that would be overridden."""
+    for option in options:
+        name = option.split("=")[0]
+        if name in OWN_OPTIONS:
+            raise UsageError(f"-- {name}: give it before `--`, as {OWN_OPTIONS[name]}")
+        if name == "--additional-config":
+            raise UsageError(f"-- {name}: the plugin's settings are the command's; leave it out")
+
+
 def prepare_environment(environment: MutableMapping[str, str]) -> None:
     """Before vLLM is imported: the engine in this process, its workers as a server's are."""
     if environment.get(SWITCH) == "0":
@@ -68,7 +89,7 @@ def start_engine(options: EngineOptions, settings: dict[str, Any]) -> LLMEngine:
     try:
         vllm_config = _engine_config(options, settings)
         return LLMEngine.from_vllm_config(vllm_config)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
         raise UsageError(
             f"vLLM cannot start with model {options.model!r}: {' '.join(lines[:2]) or type(error).__name__}"
@@ -76,12 +97,9 @@ def start_engine(options: EngineOptions, settings: dict[str, Any]) -> LLMEngine:
 
 
 def _engine_config(options: EngineOptions, settings: dict[str, Any]) -> VllmConfig:
-    from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="-- VLLM_OPTIONS"))
-    arguments = EngineArgs.from_cli_args(parser.parse_args(list(options.vllm_options)))
+    arguments = parse_engine_arguments(options.vllm_options)
     arguments.model = resolve_model(options.model)
     arguments.dtype = options.dtype
     arguments.tensor_parallel_size = options.tensor_parallel_size
@@ -157,25 +175,13 @@ class TimedEngine:
 
     def drop(self, prompt: Sequence[int], first_block: int, end_block: int | None = None) -> None:
         """Evict the blocks [first_block, end_block) of a prompt, every copy of them."""
+        from vllm_pensieve.scheduler.inspection import Inspection
+
         cached = self._pool.cached_block_hash_to_block
-        for key in self._keys(prompt)[first_block:end_block]:
+        for key in Inspection(self.engine).keys(prompt)[first_block:end_block]:
             while (block := cached.get_one_block(key)) is not None:
                 assert block.ref_cnt == 0, "a block in use cannot be dropped"
                 self._pool.evict_blocks({block.block_id})
-
-    def _keys(self, prompt: Sequence[int]) -> list[Any]:
-        """Of its full blocks."""
-        from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
-        from vllm.v1.request import Request
-
-        probe = Request(
-            request_id="probe",
-            prompt_token_ids=list(prompt),
-            sampling_params=self._parameters,
-            pooling_params=None,
-            block_hasher=self.core.request_block_hasher,
-        )
-        return [make_block_hash_with_group_id(block_hash, 0) for block_hash in probe.block_hashes]
 
     def close(self) -> None:
         """End the engine and its workers."""

@@ -49,7 +49,7 @@ class UsersPreset:
 
 PRESETS = {
     "fast": UsersPreset(6, 4, 2.5, 1500, 24, MemoryShares(gpu=0.75, cpu=0.6)),
-    "stress": UsersPreset(12, 10, 6.0, 2500, 32, MemoryShares(gpu=0.55, cpu=0.45)),
+    "stress": UsersPreset(12, 10, 4.0, 2500, 32, MemoryShares(gpu=0.5, cpu=0.5)),
 }
 """`fast` is done in minutes. `stress` has GPU and host memory for a part of all histories only."""
 
@@ -82,7 +82,9 @@ def plan_users(options: UsersOptions) -> ComparePlan:
     users = generate_users(spec, options.seed, token_counter(options.model).characters)
     conversations = [user.conversation for user in users]
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, preset.memory)
-    memory = choose_memory(asked, options.model, options.modes, conversations, len(users))
+    memory = choose_memory(
+        asked, options.model, options.modes, conversations, len(users), options.server_options
+    )
     workload = Workload(
         conversations,
         concurrency=len(users),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -72,6 +73,8 @@ def run(**options: object) -> None:
     except ConfigError as error:
         raise UsageError(str(error).removeprefix("pensieve: ")) from error
     terminal = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     if terminal:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives input() line editing and history
@@ -90,6 +93,8 @@ def run(**options: object) -> None:
         from vllm_pensieve.serving import Server
 
         server = Server(wanted)
+    for note in server.notes:
+        print(note, file=sys.stderr, flush=True)
     with server:
         write(
             f"{wanted.mode} on {wanted.model}, context of {server.context_tokens:,} tokens; `help` lists commands\n"

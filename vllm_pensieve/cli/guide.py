@@ -114,17 +114,18 @@ def _bench(given: dict[str, Any]) -> None:
     if mode not in MODES:
         raise UsageError(f"unknown --mode {mode!r}; there are: {', '.join(MODES)}")
     given["modes"] = MODES[mode]
-    users = given.pop("num_concurrent_users", 1)
+    if "num_concurrent_users" in given:
+        given["users"] = given.pop("num_concurrent_users")
     if "dataset" in given:
         from vllm_pensieve.cli.sharegpt import sharegpt
 
-        sharegpt(users=users, **given)
+        sharegpt(**given)
     for name in DATASET_OPTIONS:
         if name in given:
             raise UsageError(f"{_option(name)} is for a data set; name one with --dataset")
     from vllm_pensieve.cli.users import users as bench_users
 
-    bench_users(users=users, **given)
+    bench_users(**{"users": 1} | given)
 
 
 def _option(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vllm_pensieve.bench.machine import is_cpu_build
 from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vllm_pensieve.retention.profile import Profile
 
 INACCURATE_STATUS = 1
+CPU_CHUNKS, GPU_CHUNKS = "128,256,512", "512,1024,2048"
 
 
 def profile(
@@ -32,7 +34,7 @@ def profile(
         typer.Option(
             min=0,
             metavar="GIB",
-            help="As the server will have: on a CPU, workers beside a host tier have a thread less.",
+            help="Have a host tier of this size while measuring, as the server will.",
         ),
     ] = 0,
     max_context: Annotated[
@@ -40,8 +42,12 @@ def profile(
         typer.Option(min=128, help="Longest context in tokens; the model's, at most 16,384."),
     ] = None,
     chunks: Annotated[
-        str, typer.Option(help="Comma-separated: tokens of the steps that are timed.")
-    ] = "128,256,512",
+        str | None,
+        typer.Option(
+            help=f"Comma-separated: tokens of the steps that are timed (default: {CPU_CHUNKS} on a CPU, "
+            f"{GPU_CHUNKS} on a GPU, where short steps all take the same time)."
+        ),
+    ] = None,
     repeats: Annotated[
         int, typer.Option(min=1, help="Time everything so many times, in turn.")
     ] = 7,
@@ -75,11 +81,16 @@ def profile(
     A server with the same model, number format and device takes the newest such profile by itself (setting
     `cost_profile`). --check exits with status 1 if a prediction is off by more than 15 %.
     """
-    from vllm_pensieve.bench.timed_engine import EngineOptions, prepare_environment
+    from vllm_pensieve.bench.timed_engine import (
+        EngineOptions,
+        check_vllm_options,
+        prepare_environment,
+    )
 
     for path in (out, figure):
         _check_file(path)
-    sizes = _numbers(chunks)
+    sizes = _numbers(chunks or (CPU_CHUNKS if is_cpu_build() else GPU_CHUNKS))
+    check_vllm_options(vllm_options or ())
     prepare_environment(os.environ)
     options = EngineOptions(
         model=model,

@@ -31,6 +31,7 @@ class ProfileKey:
     quantization: empty if there is none.
     device: the GPU's name, or the processor's.
     logical_cpus, compute_threads: of the machine, and of each worker; both 0 on a GPU.
+    eager: whether the model runs without compilation and CUDA graphs (vLLM's --enforce-eager).
     """
 
     shape: ModelShape
@@ -42,6 +43,7 @@ class ProfileKey:
     device: str
     logical_cpus: int
     compute_threads: int
+    eager: bool
 
     def differences(self, here: ProfileKey) -> list[str]:
         """What differs, as `field: this one, here the other`."""

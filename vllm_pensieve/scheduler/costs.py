@@ -138,6 +138,7 @@ def profile_key(vllm_config: VllmConfig) -> ProfileKey:
         device=processor_name() if on_cpu else current_platform.get_device_name(),
         logical_cpus=(os.cpu_count() or 0) if on_cpu else 0,
         compute_threads=_compute_threads(vllm_config) if on_cpu else 0,
+        eager=model.enforce_eager,
     )
 
 

@@ -75,7 +75,7 @@ def _one(server: Server, texts: Texts, checks: Checks) -> None:
     running = server.begin("pinned", texts.of(300), LONG_REPLY_TOKENS)
     pins.step(running)
     others = 0
-    while running.reply is None:
+    while running.reply is None and pins.steps < STEPS_AT_MOST:
         other = server.begin(f"other {others}", texts.of(400), 1)
         others += 1
         while other.reply is None and pins.steps < STEPS_AT_MOST:
@@ -83,7 +83,10 @@ def _one(server: Server, texts: Texts, checks: Checks) -> None:
     evicted = _evicted(server) - before
     checks.decide(
         "blocks of a running request are never evicted",
-        not pins.broken and evicted > 0 and running.reply.output_tokens == LONG_REPLY_TOKENS,
+        not pins.broken
+        and evicted > 0
+        and running.reply is not None
+        and running.reply.output_tokens == LONG_REPLY_TOKENS,
         f"{others} other requests evicted {evicted} blocks in {pins.steps} steps, {len(pins.broken)} of them in use"
         + _first(pins),
     )

@@ -37,7 +37,7 @@ def _turn(server: Server, checks: Checks, message: str) -> int:
     """Tokens that the turn computed."""
     before = server.statistics().prompt_tokens
     # The last token of a reply was generated and never read, so it has no KV; of the rest, whole blocks are kept.
-    known = len(server.token_ids("talk")) - 1 if before["new"] else 0
+    known = len(server.token_ids("talk")) - 1 if server.statistics().requests else 0
     kept = known // BLOCK_TOKENS * BLOCK_TOKENS
     reply = server.process_request("talk", message, REPLY_TOKENS)
     after = server.statistics().prompt_tokens

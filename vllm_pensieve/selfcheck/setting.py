@@ -37,6 +37,7 @@ class Setting:
                 model=self.model,
                 device=self.device,
                 cpu_cache_gb=cpu_cache_gb,
+                ignore_eos=True,
                 vllm_options=(*own, *context, *self.vllm_options),
             )
         )

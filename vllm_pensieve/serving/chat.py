@@ -55,6 +55,7 @@ class Chat:
     interrupts: Interrupts = field(default_factory=Interrupts)
     session: str = "chat-1"
     _begun: int = 1
+    _seen: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Answer lines until there are no more, or `exit`."""
@@ -82,8 +83,7 @@ class Chat:
                 self.server.reset()
                 self.write("nothing is cached any more; the conversation goes on\n")
             elif line == "new":
-                self._begun += 1
-                self._switch(f"chat-{self._begun}")
+                self._switch(self._new_name())
             elif line == "help":
                 self.write(f"{HELP}\n")
             elif word == "session" and rest.strip() and " " not in rest.strip():
@@ -94,8 +94,17 @@ class Chat:
             self.write(f"{error}\n")
         return True
 
+    def _new_name(self) -> str:
+        """The next name that was not given to a conversation."""
+        self._seen.add(self.session)
+        self._begun += 1
+        while f"chat-{self._begun}" in self._seen:
+            self._begun += 1
+        return f"chat-{self._begun}"
+
     def _switch(self, session: str) -> None:
         self.session = session
+        self._seen.add(session)
         self.write(f"conversation {session}\n")
 
     def _answer(self, line: str) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-from collections.abc import Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any, NoReturn
+import sys
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from vllm_pensieve.bench.machine import is_cpu_build
 from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
 from vllm_pensieve.bench.plan import BLOCK_TOKENS
 from vllm_pensieve.config import SWITCH
 from vllm_pensieve.demo_model import resolve_model
-from vllm_pensieve.device import device_environment
+from vllm_pensieve.device import VISIBLE, device_environment
+from vllm_pensieve.serving.interrupts import interrupts_kept_from_children
 from vllm_pensieve.serving.options import GB, ServerOptions
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -37,6 +38,10 @@ ENVIRONMENT = {
 """Defaults for what is not set."""
 
 
+_found: dict[str, str | None] = {}
+"""What this process had of the environment before an engine changed it."""
+
+
 def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     """Set up the environment for an engine in this process, before vLLM is imported; return what one should know."""
     notes = [
@@ -50,8 +55,8 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     return notes
 
 
-def start_engine(options: ServerOptions) -> LLMEngine:
-    """An engine in this process, as `options` say.
+def start_engine(options: ServerOptions) -> tuple[list[str], LLMEngine]:
+    """What one should know, and an engine in this process as `options` say.
 
     Raises:
         UsageError: there is no such device, vLLM refuses the model or an option, or another engine of this process
@@ -60,8 +65,8 @@ def start_engine(options: ServerOptions) -> LLMEngine:
     switch = os.environ.get(SWITCH)
     if options.served_as.pensieve is not None and switch == "0":
         raise UsageError(f"mode {options.mode} needs the plugin, but {SWITCH}=0 keeps it off")
-    os.environ.update(device_environment(options.device, os.environ))
-    prepare_environment(os.environ)
+    _choose_device(options.device)
+    notes = prepare_environment(os.environ)
     from vllm.distributed.kv_transfer import has_kv_transfer_group
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -69,18 +74,60 @@ def start_engine(options: ServerOptions) -> LLMEngine:
         raise UsageError(
             "another engine of this process has a host tier, and vLLM has one in a process; close it first"
         )
+    engine = None
     try:
-        with _interrupts_kept_from_children(), _switched(options.served_as.pensieve is not None):
-            return LLMEngine.from_engine_args(engine_arguments(options))
-    except (OSError, ValueError, RuntimeError) as error:
+        with interrupts_kept_from_children(), _switched(options.served_as.pensieve is not None):
+            engine = LLMEngine.from_engine_args(engine_arguments(options))
+        return notes, engine
+    except UsageError:
+        raise
+    except BaseException as error:
+        # A Ctrl-C meanwhile is raised when the engine is there; what failed may have left its connector behind.
+        stop_engine(engine)
+        if not isinstance(error, (OSError, ValueError, RuntimeError)):
+            raise
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
         raise UsageError(
             f"vLLM cannot serve model {options.model!r}: {' '.join(lines[:3]) or type(error).__name__}"
         ) from error
 
 
+def _choose_device(device: str) -> None:
+    """Make the device the one that vLLM will see; of GPUs, as the process found them when it first asked.
+
+    Raises:
+        UsageError: there is no such device, or this process uses another one already.
+    """
+    given = dict(os.environ)
+    given.pop(VISIBLE, None)
+    if (first := _found.setdefault(VISIBLE, os.environ.get(VISIBLE))) is not None:
+        given[VISIBLE] = first
+    wanted = device_environment(device, given).get(VISIBLE)
+    if wanted == os.environ.get(VISIBLE):
+        return
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise UsageError(
+            f"--device {device}: this process uses {VISIBLE}={os.environ.get(VISIBLE, '(all)')} already, and CUDA "
+            "does not change it; choose the device before anything uses a GPU"
+        )
+    if wanted is None:
+        del os.environ[VISIBLE]
+    else:
+        os.environ[VISIBLE] = wanted
+
+
 def engine_arguments(options: ServerOptions) -> EngineArgs:
     """The options as vLLM's engine arguments; those of `vllm_options` win.
+
+    Raises:
+        UsageError: vLLM knows no such option or value.
+    """
+    return parse_engine_arguments(_command_line(options))
+
+
+def parse_engine_arguments(command_line: Sequence[str]) -> EngineArgs:
+    """Options as they stand on the command line of `vllm serve`, as engine arguments.
 
     Raises:
         UsageError: vLLM knows no such option or value.
@@ -94,7 +141,7 @@ def engine_arguments(options: ServerOptions) -> EngineArgs:
         raise UsageError(f"vLLM: {message}")
 
     parser.error = refuse
-    return EngineArgs.from_cli_args(parser.parse_args(_command_line(options)))
+    return EngineArgs.from_cli_args(parser.parse_args(list(command_line)))
 
 
 def _command_line(options: ServerOptions) -> list[str]:
@@ -113,11 +160,15 @@ def _command_line(options: ServerOptions) -> list[str]:
     ]
 
 
-def stop_engine(engine: LLMEngine) -> None:
-    """End the engine and free what it holds for the process, so that another can be made."""
+def stop_engine(engine: LLMEngine | None) -> None:
+    """End the engine and free what it holds for the process, so that another can be made.
+
+    engine: None where its making failed.
+    """
     from vllm.distributed.kv_transfer import kv_transfer_state
 
-    engine.engine_core.shutdown()
+    if engine is not None:
+        engine.engine_core.shutdown()
     kv_transfer_state._KV_CONNECTOR_AGENT = None
 
 
@@ -134,13 +185,3 @@ def _switched(on: bool) -> Iterator[None]:
             os.environ.pop(SWITCH, None)
         else:
             os.environ[SWITCH] = before
-
-
-@contextlib.contextmanager
-def _interrupts_kept_from_children() -> Iterator[None]:
-    """Ctrl-C does not reach processes and threads that begin in here; the caller's own handling is as before after."""
-    before: Any = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -51,7 +51,7 @@ class History:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._messages: list[dict[str, str]] = []
-        self._text = ""  # what the tokens stand for
+        self._text = ""  # what the tokens stand for; empty if they do not stand for the messages
         self._token_ids: list[int] = []
 
     @property
@@ -72,23 +72,25 @@ class History:
     def ask(self, message: str) -> Prompt:
         """The prompt of the next turn; the history stays as it is until the turn was answered."""
         text = self._render([*self._messages, {"role": "user", "content": message}])
-        if self._token_ids and text.startswith(self._text):
+        if self._text and text.startswith(self._text):
             behind = self._encode(text[len(self._text) :])
             return Prompt(message, text, (*self._token_ids, *behind), len(behind))
         token_ids = self._encode(text, begins=True)
         return Prompt(message, text, tuple(token_ids), len(token_ids))
 
-    def answered(self, prompt: Prompt, reply: str, reply_ids: Sequence[int] | None) -> None:
-        """Add a turn. reply_ids: the tokens generated that make up the reply; None if they do not stand for it."""
+    def answered(
+        self, prompt: Prompt, reply: str, reply_ids: Sequence[int], stands_for_reply: bool = True
+    ) -> None:
+        """Add a turn. reply_ids: the tokens generated.
+
+        stands_for_reply: whether they are the reply, and not more than it, as with a stop string behind it.
+        """
         self._messages += [
             {"role": "user", "content": prompt.message},
             {"role": "assistant", "content": reply},
         ]
-        if reply_ids is None:
-            self._text, self._token_ids = "", []
-        else:
-            self._text = prompt.text + reply
-            self._token_ids = [*prompt.token_ids, *reply_ids]
+        self._text = prompt.text + reply if stands_for_reply else ""
+        self._token_ids = [*prompt.token_ids, *reply_ids]
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return str(

@@ -20,12 +20,14 @@ class ServerOptions:
 
     mode: `pensieve`, `vllm` (prefix caching off), `vllm-apc`, or an ablation that `pensieve compare` knows.
     model: a name or folder; `demo` is the random model made on this machine.
-    gpu_cache_gb: memory for KV blocks in 10^9 bytes, on a CPU in main memory; None: 0.5 on a CPU, else vLLM decides.
+    gpu_cache_gb: memory for KV blocks in 10^9 bytes, on a CPU in main memory; None: 0.5 GiB on a CPU, else vLLM
+        decides.
     cpu_cache_gb: host memory for blocks that leave it, in 10^9 bytes; 0 for none.
     device: auto, cpu, cuda or cuda:N.
     max_new_tokens: length of a reply, at most; by default MAX_NEW_TOKENS of the environment, else 128.
     temperature: 0 takes the likeliest token.
     seed: of sampling.
+    ignore_eos: go on to the full length whatever the model says, for measurements and checks.
     vllm_options: further options of `vllm serve`, as on its command line.
 
     Raises:
@@ -40,6 +42,7 @@ class ServerOptions:
     max_new_tokens: int = field(default_factory=lambda: default_max_new_tokens(MAX_NEW_TOKENS))
     temperature: float = 0.0
     seed: int = 0
+    ignore_eos: bool = False
     vllm_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class ServerOptions:
             )
         check_reply_length(self.max_new_tokens)
         _check("temperature", self.temperature, at_least=0.0)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise UsageError(f"seed is {self.seed!r}; a whole number is expected")
 
     @property
     def served_as(self) -> Mode:

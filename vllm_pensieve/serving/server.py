@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vllm_pensieve.serving.engine import start_engine, stop_engine
 from vllm_pensieve.serving.history import NEXT_USER, History, Prompt
+from vllm_pensieve.serving.interrupts import interrupts_held_back
 from vllm_pensieve.serving.options import ServerOptions, check_reply_length
 from vllm_pensieve.serving.statistics import STATES, Statistics, mean_by_turn
 from vllm_pensieve.workloads.errors import UsageError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
     from vllm_pensieve.scheduler.inspection import Inspection
+
+
+HALF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 class InputTooLong(UsageError):
@@ -70,6 +74,8 @@ class Server:
     Requests of several threads, or several answers begun before the first is read, are served together by vLLM's
     own batching: whoever waits moves all of them on. Use it as a context manager, or call `close`. A process has one
     at a time, because vLLM's engines of one process share what the first one to end takes down.
+
+    notes: what one should know of how it was started. An error inside a step of the engine closes the server.
     """
 
     _open: ClassVar[Server | None] = None
@@ -83,9 +89,13 @@ class Server:
         if Server._open is not None:
             raise UsageError("another server of this process is open; close it first")
         self.options = options
-        self._engine: Any = start_engine(options)
-        Server._open = self
-        self._tokenizer = self._engine.get_tokenizer()
+        self.notes, engine = start_engine(options)
+        try:
+            self._tokenizer = engine.get_tokenizer()
+        except Exception as error:
+            stop_engine(engine)
+            raise UsageError(f"model {options.model!r} has no tokenizer: {error}") from error
+        self._engine: Any = engine
         self._sessions: dict[str, History] = {}
         self._answers: dict[str, Answer] = {}
         self._names = (f"turn-{number}" for number in itertools.count())
@@ -93,6 +103,7 @@ class Server:
         self._stock_tokens = {"resident": 0, "swapped": 0, "recovered": 0, "new": 0}
         self._requests = 0
         self._lock = threading.RLock()
+        Server._open = self
 
     # -- requests
 
@@ -106,8 +117,11 @@ class Server:
             InputTooLong: the conversation would outgrow the context.
         """
         answer = self.begin(session_id, text, max_new_tokens)
-        while answer.reply is None:
-            self.advance(answer)
+        try:
+            while answer.reply is None:
+                self.advance(answer)
+        finally:
+            self.cancel(answer)
         return answer.reply
 
     def stream(
@@ -120,7 +134,7 @@ class Server:
         """
         answer = self.begin(session_id, text, max_new_tokens)
         try:
-            while answer.reply is None:
+            while answer.reply is None or answer.unread:
                 yield self.advance(answer)
         finally:
             self.cancel(answer)
@@ -131,9 +145,13 @@ class Server:
             raise UsageError(f"session_id is {session_id!r}; a text that is not empty is expected")
         if not isinstance(text, str) or not text.strip():
             raise UsageError("the input is empty; say something")
+        if (bad := _not_unicode(text)) is not None:
+            raise UsageError(f"the input is no valid text: {bad!r} stands for no character")
         length = self.options.max_new_tokens if max_new_tokens is None else max_new_tokens
         check_reply_length(length)
+        begun_s = time.perf_counter()
         with self._lock:
+            engine = self._running_engine()
             if any(answer.session_id == session_id for answer in self._answers.values()):
                 raise UsageError(f"session {session_id!r} is being answered; wait for its reply")
             history = self._sessions.get(session_id) or History(self._tokenizer)
@@ -145,8 +163,8 @@ class Server:
                     f"{self.context_tokens:,} and the reply needs one at least; the session is as it was: "
                     "say it shorter, or begin another session"
                 )
-            answer = Answer(next(self._names), session_id, prompt, time.perf_counter())
-            self._engine.add_request(
+            answer = Answer(next(self._names), session_id, prompt, begun_s)
+            engine.add_request(
                 answer.request_id,
                 {"prompt_token_ids": list(prompt.token_ids)},
                 self._sampling(min(length, room), history),
@@ -160,17 +178,37 @@ class Server:
         """Move all requests on by a step unless this answer has text to read; return that text, maybe none."""
         with self._lock:
             if not answer.unread and answer.reply is None:
-                for output in self._engine.step():
-                    self._take(output)
+                self._step()
             piece, answer.unread = answer.unread, ""
             return piece
+
+    def _step(self) -> None:
+        """One step of the engine, whole: a step broken off would leave blocks in the cache that nothing was written to.
+
+        After an error inside it nothing in the cache can be trusted, so the engine is ended.
+        """
+        engine = self._running_engine()
+        with interrupts_held_back():
+            try:
+                for output in engine.step():
+                    self._take(output)
+            except BaseException:
+                self.close()
+                raise
 
     def cancel(self, answer: Answer) -> None:
         """Stop an answer; nothing if it is done. What was said so far stays in the history."""
         with self._lock:
-            if answer.reply is None:
-                self._engine.abort_request([answer.request_id])
-                self._finish(answer, "abort")
+            if answer.reply is not None:
+                return
+            self._running_engine().abort_request([answer.request_id])
+            # vLLM holds back text that may become part of a character or of a stop string.
+            said = self._tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+            said = said.rstrip(HALF_A_CHARACTER)
+            if said.startswith(answer.text):
+                answer.unread += said[len(answer.text) :]
+                answer.text = said
+            self._finish(answer, "abort")
 
     def _sampling(self, max_tokens: int, history: History) -> SamplingParams:
         from vllm import SamplingParams
@@ -180,7 +218,8 @@ class Server:
             temperature=self.options.temperature,
             seed=self.options.seed if self.options.temperature else None,
             max_tokens=max_tokens,
-            stop=None if history.has_template else [NEXT_USER],
+            stop=None if history.has_template or self.options.ignore_eos else [NEXT_USER],
+            ignore_eos=self.options.ignore_eos,
             output_kind=RequestOutputKind.DELTA,
         )
 
@@ -207,7 +246,7 @@ class Server:
         history = self._sessions[answer.session_id]
         del self._answers[answer.request_id]
         spoken = answer.token_ids[:-1] if ends else answer.token_ids
-        history.answered(answer.prompt, answer.text, None if by_string else spoken)
+        history.answered(answer.prompt, answer.text, spoken, stands_for_reply=not by_string)
         prompt_tokens = len(answer.prompt.token_ids)
         answer.reply = Reply(
             session_id=answer.session_id,
@@ -231,14 +270,20 @@ class Server:
     @property
     def context_tokens(self) -> int:
         """Tokens that a conversation may have, its reply included."""
-        return int(self._engine.model_config.max_model_len)
+        return int(self._running_engine().model_config.max_model_len)
 
     @property
     def inspection(self) -> Inspection:
         """The engine's scheduler, to be looked into."""
         from vllm_pensieve.scheduler.inspection import Inspection
 
-        return Inspection(self._engine)
+        return Inspection(self._running_engine())
+
+    def _running_engine(self) -> Any:
+        """The engine, while there is one."""
+        if self._engine is None:
+            raise UsageError("the server is closed")
+        return self._engine
 
     def token_ids(self, session_id: str) -> list[int]:
         """Tokens of a session so far; UsageError if there is none of this name."""
@@ -291,22 +336,26 @@ class Server:
             UsageError: a session is being answered.
         """
         with self._lock:
+            engine = self._running_engine()
             if self._answers:
                 raise UsageError(
                     f"{len(self._answers)} sessions are being answered; nothing was reset"
                 )
-            if not self._engine.reset_prefix_cache(reset_connector=True):
+            if not engine.reset_prefix_cache(reset_connector=True):
                 raise RuntimeError("vLLM did not reset its prefix cache although nothing runs")
 
     # -- the end
 
     def close(self) -> None:
-        """End the engine. Safe to call twice."""
+        """End the engine; answers that were not done end as `abort`. Safe to call twice."""
         with self._lock:
-            if self._engine is not None:
-                stop_engine(self._engine)
-                self._engine = None
-                Server._open = None
+            if self._engine is None:
+                return
+            for answer in list(self._answers.values()):
+                self._finish(answer, "abort")
+            engine, self._engine = self._engine, None
+            Server._open = None
+            stop_engine(engine)
 
     def __enter__(self) -> Self:
         return self
@@ -320,6 +369,15 @@ class Server:
         self.close()
 
 
+def _not_unicode(text: str) -> str | None:
+    """The first thing in `text` that is no character: half of a surrogate pair, or a byte that could not be decoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
+
+
 def create_server(mode: str = "pensieve", model: str = "demo", **options: Any) -> Server:
     """Make a server in this process; `options` are those of ServerOptions.
 
@@ -330,6 +388,10 @@ def create_server(mode: str = "pensieve", model: str = "demo", **options: Any) -
     unknown = [name for name in options if name not in known]
     if unknown:
         raise UsageError(f"unknown option {', '.join(unknown)}; there are: {', '.join(known)}")
+    if isinstance(options.get("vllm_options"), str):
+        raise UsageError(
+            f"vllm_options is {options['vllm_options']!r}; a list of words is expected"
+        )
     if "vllm_options" in options:
         options["vllm_options"] = tuple(options["vllm_options"])
     return Server(ServerOptions(mode=mode, model=model, **options))

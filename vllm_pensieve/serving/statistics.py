@@ -19,7 +19,7 @@ class Statistics:
     gpu_blocks, cpu_blocks: KV blocks that each tier holds at most; block_bytes: of one, on all workers together.
     evictions: cached blocks that left GPU memory for host memory, and that were dropped; None in stock modes.
     recoveries: requests that computed dropped blocks in the middle of their prefix again.
-    ttft_by_turn_s: mean time to first token of every turn, from the first on.
+    ttft_by_turn_s: mean time to first token of every turn, from the first on; None: all were stopped first.
     """
 
     mode: str
@@ -32,7 +32,7 @@ class Statistics:
     block_bytes: int
     evictions: Mapping[str, int] | None
     recoveries: int
-    ttft_by_turn_s: tuple[float, ...]
+    ttft_by_turn_s: tuple[float | None, ...]
 
     @property
     def gpu_hit_rate(self) -> float:
@@ -70,7 +70,7 @@ class Statistics:
                 f"recoveries        {self.recoveries:,} requests, {self.prompt_tokens['recovered']:,} tokens"
             )
         turns = ", ".join(
-            f"{turn}: {seconds * 1e3:.0f} ms"
+            f"{turn}: " + ("-" if seconds is None else f"{seconds * 1e3:.0f} ms")
             for turn, seconds in enumerate(self.ttft_by_turn_s, start=1)
         )
         lines.append(f"TTFT by turn      {turns or '-'}")
@@ -80,10 +80,8 @@ class Statistics:
         return f"{blocks * self.block_bytes / GB:.3f} GB ({blocks:,} blocks)" if blocks else "none"
 
 
-def mean_by_turn(times_s: Sequence[tuple[int, float]]) -> tuple[float, ...]:
-    """Means of (turn from 1, seconds), one a turn up to the last one that any conversation has reached."""
+def mean_by_turn(times_s: Sequence[tuple[int, float]]) -> tuple[float | None, ...]:
+    """Means of (turn from 1, seconds), one a turn up to the last one that was timed; None for no times."""
     last = max((turn for turn, _ in times_s), default=0)
-    return tuple(
-        statistics.fmean(seconds for turn, seconds in times_s if turn == number)
-        for number in range(1, last + 1)
-    )
+    by_turn = [[seconds for turn, seconds in times_s if turn == n] for n in range(1, last + 1)]
+    return tuple(statistics.fmean(times) if times else None for times in by_turn)

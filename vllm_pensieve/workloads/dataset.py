@@ -109,9 +109,9 @@ def sample_dataset(
         conversation = _conversation(
             dialogue, limits, f"session-{seed}-{len(conversations)}", count
         )
-        cut_turns += wanted - len(conversation.turns)
         if len(conversation.turns) >= limits.min_turns:
             conversations.append(conversation)
+            cut_turns += wanted - len(conversation.turns)
     if not conversations:
         raise UsageError(f"{source}: {_why_none(len(dialogues), spoken, usable, limits)}")
     return DatasetSample(
