@@ -77,25 +77,22 @@ def test_more_host_memory_than_there_is_is_refused_with_both_numbers(engine_args
         plugin.configure(args)
 
 
-def test_a_connector_of_the_users_is_kept_and_what_is_off_is_said(engine_args, monkeypatch, caplog):
-    import logging
-
+def test_a_connector_of_the_users_is_kept_and_what_is_off_is_said(engine_args, caplog_vllm):
     from vllm.config import KVTransferConfig
 
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     theirs = KVTransferConfig(kv_connector="ExampleConnector", kv_role="kv_both")
     args = engine_args(
         additional_config={"pensieve": {"host_cache_gib": 0.001}}, kv_transfer_config=theirs
     )
     plugin.configure(args)
     assert args.kv_transfer_config is theirs
-    assert "ExampleConnector is kept; there is no host tier and no recovery" in caplog.text
+    assert "ExampleConnector is kept; there is no host tier and no recovery" in caplog_vllm.text
     args = engine_args(
         additional_config={"pensieve": {"host_cache_gib": 0.001}}, kv_offloading_size=1.0
     )
     plugin.configure(args)
     assert args.kv_transfer_config is None
-    assert "--kv-offloading-size" in caplog.text
+    assert "--kv-offloading-size" in caplog_vllm.text
 
 
 @pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "0.3.2", "1.0"])
