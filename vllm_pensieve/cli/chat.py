@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.workloads.errors import UsageError
 
 
@@ -89,7 +87,7 @@ def run(**options: object) -> None:
         return line
 
     print(f"starting vLLM with {wanted.model} ...", file=sys.stderr, flush=True)
-    with _quiet_start():
+    with quiet_start():
         from vllm_pensieve.serving import Server
 
         server = Server(wanted)
@@ -100,24 +98,3 @@ def run(**options: object) -> None:
             f"{wanted.mode} on {wanted.model}, context of {server.context_tokens:,} tokens; `help` lists commands\n"
         )
         Chat(server, read, write).run()
-
-
-@contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Hold back what is written to standard error in here, by whatever library; show it if it ends in an error."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except UsageError:
-            raise  # says all there is to say
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)

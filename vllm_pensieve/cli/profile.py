@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vllm_pensieve.bench.machine import is_cpu_build
+from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def _measure(
     plan = Plan(chunks, repeats)
     with console.status("starting vLLM") as status:
         settings = {"cost_profile": "none", "host_cache_gib": host_cache}
-        engine = TimedEngine(start_engine(options, settings))
+        with quiet_start():
+            engine = TimedEngine(start_engine(options, settings))
         try:
             shape = shape_of(engine)
             costs, error = measure_costs(engine, plan, status.update)
@@ -166,7 +168,8 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
         "host_cache_gib": host_cache,
     }
     with console.status("starting vLLM") as status:
-        engine = TimedEngine(start_engine(options, settings))
+        with quiet_start():
+            engine = TimedEngine(start_engine(options, settings))
         try:
             costs = engine.scheduler.costs
             if costs is None or costs.profile is None:
