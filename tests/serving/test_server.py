@@ -234,6 +234,15 @@ def test_a_session_that_is_not_there_is_named(server):
         server.forget("nobody")
 
 
+def test_the_environment_is_as_it_was(server):
+    """Another engine of the process may rely on it; the tests' own do."""
+    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert server.notes == [
+        "VLLM_CPU_KVCACHE_SPACE=1 is left out, it would override the size of the KV cache asked for"
+    ]
+
+
 class Terminal:
     """Types lines and reads what is shown; an exception among the lines is raised instead."""
 

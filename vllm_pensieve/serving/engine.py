@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
+MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
 WITHOUT_EFFECT = {
     # Told by guides for earlier versions; vLLM 0.32 finds its platform itself and takes the backend as an option.
     "VLLM_PLATFORM": "is not known to vLLM 0.32",
@@ -49,7 +50,7 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
         for name, why in WITHOUT_EFFECT.items()
         if name in environment
     ]
-    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    environment[MULTIPROCESSING] = "0"
     for name, value in ENVIRONMENT.items():
         environment.setdefault(name, value)
     return notes
@@ -66,7 +67,11 @@ def start_engine(options: ServerOptions) -> tuple[list[str], LLMEngine]:
     if options.served_as.pensieve is not None and switch == "0":
         raise UsageError(f"mode {options.mode} needs the plugin, but {SWITCH}=0 keeps it off")
     _choose_device(options.device)
-    notes = prepare_environment(os.environ)
+    with _prepared() as notes:
+        return notes, _start(options)
+
+
+def _start(options: ServerOptions) -> LLMEngine:
     from vllm.distributed.kv_transfer import has_kv_transfer_group
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -77,8 +82,7 @@ def start_engine(options: ServerOptions) -> tuple[list[str], LLMEngine]:
     engine = None
     try:
         with interrupts_kept_from_children(), _switched(options.served_as.pensieve is not None):
-            engine = LLMEngine.from_engine_args(engine_arguments(options))
-        return notes, engine
+            return LLMEngine.from_engine_args(engine_arguments(options))
     except UsageError:
         raise
     except BaseException as error:
@@ -90,6 +94,18 @@ def start_engine(options: ServerOptions) -> tuple[list[str], LLMEngine]:
         raise UsageError(
             f"vLLM cannot serve model {options.model!r}: {' '.join(lines[:3]) or type(error).__name__}"
         ) from error
+
+
+@contextlib.contextmanager
+def _prepared() -> Iterator[list[str]]:
+    """The environment prepared for an engine; what was taken out, or would change other engines, is put back after."""
+    names = (*WITHOUT_EFFECT, MULTIPROCESSING)
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    try:
+        yield prepare_environment(os.environ)
+    finally:
+        os.environ.pop(MULTIPROCESSING, None)
+        os.environ.update(before)
 
 
 def _choose_device(device: str) -> None:
