@@ -1,6 +1,7 @@
 """Claims about a server's options, and the words in which they are refused."""
 
 import os
+import signal
 
 import pytest
 
@@ -69,3 +70,22 @@ def test_a_process_may_ask_for_its_gpu_again_and_for_another_until_one_is_used(m
     engine._choose_device("cuda")
     with pytest.raises(UsageError, match="uses CUDA_VISIBLE_DEVICES=4,6 already"):
         engine._choose_device("cuda:0")
+
+
+def test_ctrl_c_while_the_engine_is_made_ends_it(tiny_model, monkeypatch):
+    """It is raised when the engine is there; a second start finds nothing left of the first."""
+    stopped = []
+    monkeypatch.setattr(engine, "stop_engine", stopped.append)
+
+    class Made:
+        @classmethod
+        def from_engine_args(cls, arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            made.append(cls())
+            return made[0]
+
+    made: list[Made] = []
+    monkeypatch.setattr("vllm.v1.engine.llm_engine.LLMEngine", Made)
+    with pytest.raises(KeyboardInterrupt):
+        create_server(model=str(tiny_model))
+    assert made and stopped == made

@@ -79,21 +79,22 @@ def _start(options: ServerOptions) -> LLMEngine:
         raise UsageError(
             "another engine of this process has a host tier, and vLLM has one in a process; close it first"
         )
-    engine = None
+    made: list[LLMEngine] = []
     try:
         with interrupts_kept_from_children(), _switched(options.served_as.pensieve is not None):
-            return LLMEngine.from_engine_args(engine_arguments(options))
+            made.append(LLMEngine.from_engine_args(engine_arguments(options)))
     except UsageError:
         raise
     except BaseException as error:
         # A Ctrl-C meanwhile is raised when the engine is there; what failed may have left its connector behind.
-        stop_engine(engine)
+        stop_engine(made[0] if made else None)
         if not isinstance(error, (OSError, ValueError, RuntimeError)):
             raise
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
         raise UsageError(
             f"vLLM cannot serve model {options.model!r}: {' '.join(lines[:3]) or type(error).__name__}"
         ) from error
+    return made[0]
 
 
 @contextlib.contextmanager

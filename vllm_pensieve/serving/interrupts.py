@@ -27,9 +27,10 @@ def interrupts_held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_kept_from_children() -> Iterator[None]:
-    """Ctrl-C reaches neither processes and threads that begin in here, nor this thread before the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Ctrl-C reaches no process or thread that begins in here, and takes effect here behind this."""
+    with interrupts_held_back():  # threads that are there already may still be sent it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
