@@ -1,8 +1,11 @@
 """Claims about `pensieve chat` as it is run: from a pipe, and at a terminal."""
 
+import contextlib
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 
@@ -46,6 +49,12 @@ def test_piped_lines_are_answered(environment):
     assert done.stderr == "starting vLLM with demo ...\n"
 
 
+def take_terminal() -> None:
+    """In the new process: the terminal is its own, and Ctrl-C ignored, as in a job of a shell script."""
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Terminal:
     """A chat on a pseudo-terminal."""
 
@@ -58,7 +67,7 @@ class Terminal:
             stderr=slave,
             env=environment | {"TERM": "dumb"},
             start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # take it as its own
+            preexec_fn=take_terminal,
         )
         os.close(slave)
         self.shown = ""
@@ -67,10 +76,10 @@ class Terminal:
     def until(self, wanted: str) -> str:
         """What is shown from the last such call on, up to this text."""
         while wanted not in self.shown[self._from :]:
-            try:
-                piece = os.read(self._master, 4096)
-            except OSError:
-                piece = b""
+            piece = b""
+            if select.select([self._master], [], [], WAIT_S)[0]:
+                with contextlib.suppress(OSError):
+                    piece = os.read(self._master, 4096)
             assert piece, f"no {wanted!r} in {self.shown!r}"
             self.shown += piece.decode(errors="replace").replace("\r\n", "\n")
         begin, self._from = self._from, self.shown.index(wanted, self._from) + len(wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import signal
 import sys
 from typing import Annotated
 
@@ -71,6 +72,8 @@ def run(**options: object) -> None:
     except ConfigError as error:
         raise UsageError(str(error).removeprefix("pensieve: ")) from error
     terminal = sys.stdin.isatty()
+    if terminal:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have ignored it
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     if terminal:
