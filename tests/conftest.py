@@ -1,5 +1,6 @@
 """Shared by all tests: vLLM's environment, set before anything imports it, and the tiny model."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 from tests.engine import environment
 
 environment.apply()
+# Whatever started the tests may have had Ctrl-C ignored, as shells do with jobs in the background.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -37,8 +37,6 @@ def start(out: Path, *arguments: str, command: str = "compare") -> subprocess.Po
         stderr=subprocess.STDOUT,
         text=True,
         env=env,
-        # Whatever started the tests may have had Ctrl-C ignored, as shells do with jobs in the background.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
