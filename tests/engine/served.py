@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -81,11 +82,17 @@ class Served:
 
     # -- requests ----------------------------------------------------------
     def add(
-        self, prompt: Sequence[int], output_tokens: int = 8, name: str | None = None, **kwargs: Any
+        self,
+        prompt: Sequence[int],
+        output_tokens: int = 8,
+        name: str | None = None,
+        params: SamplingParams | None = None,
+        **kwargs: Any,
     ) -> str:
+        """params: in place of greedy tokens."""
         name = name or next(self._names)
         self.engine.add_request(
-            name, {"prompt_token_ids": list(prompt)}, greedy(output_tokens), **kwargs
+            name, {"prompt_token_ids": list(prompt)}, params or greedy(output_tokens), **kwargs
         )
         return name
 
@@ -232,11 +239,13 @@ def pensieve_messages() -> Iterator[list[str]]:
 
 
 def largest_logprob_difference(a: RequestOutput, b: RequestOutput) -> float:
-    """Over the tokens that both outputs list among their five likeliest at the same place."""
+    """Over the tokens that both outputs list among their five likeliest at the same place, whatever the choice."""
     return max(
         abs(p[token].logprob - q[token].logprob)
-        for p, q in zip(a.outputs[0].logprobs, b.outputs[0].logprobs, strict=True)
+        for mine, theirs in zip(a.outputs, b.outputs, strict=True)
+        for p, q in zip(mine.logprobs, theirs.logprobs, strict=True)
         for token in p.keys() & q.keys()
+        if math.isfinite(p[token].logprob) or math.isfinite(q[token].logprob)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -66,8 +66,12 @@ class PensieveKVCacheManager(KVCacheManager):
         costs: RestoreCosts,
         swapper: Swapper | None,
         recorder: TraceRecorder | None,
+        may_jump: Callable[[Request], bool],
     ) -> None:
-        """Turn a new manager, whose pool is ours already, into one of ours in place."""
+        """Turn a new manager, whose pool is ours already, into one of ours in place.
+
+        may_jump: whether the model runner can compute a request's prefill in several parts.
+        """
         assert type(manager) is KVCacheManager, type(manager)
         manager.__class__ = cls
         manager = cast(PensieveKVCacheManager, manager)
@@ -79,6 +83,7 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._contiguous_costs = replace(costs, recovery=False)
         manager._swapper = swapper
         manager._recorder = recorder
+        manager._may_jump = may_jump
         manager._attention = manager.coordinator.single_type_managers[0]
 
     # -- lookup
@@ -135,7 +140,8 @@ class PensieveKVCacheManager(KVCacheManager):
         """Whether the request may jump: its prompt must be tokens, and nothing may be returned for each of them."""
         sampling = request.sampling_params
         return (
-            not request.mm_features
+            self._may_jump(request)
+            and not request.mm_features
             and request.prompt_embeds is None
             and (
                 sampling is None

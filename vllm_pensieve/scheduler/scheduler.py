@@ -108,6 +108,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
             self.costs.of_restoring(config, block_size, load_bytes),
             self.swapper,
             self._recorder,
+            self.may_jump,
         )
         self.walks = manager.walks  # one dict, owned by the manager
         if not config.recovery:
