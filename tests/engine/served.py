@@ -14,6 +14,8 @@ from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.v1.core.kv_cache_utils import KVCacheBlock, make_block_hash_with_group_id
 from vllm.v1.request import Request
 
+from tests.scheduler.clock import OwnClock
+
 BLOCK_TOKENS = 32
 POISON = 7.5
 PENSIEVE = "vllm_pensieve.scheduler.make_scheduler"
@@ -69,6 +71,7 @@ class Served:
         self.engine = self.llm.llm_engine
         self.core = self.engine.engine_core.engine_core
         self.scheduler = self.core.scheduler
+        self.clock = OwnClock.of(self.scheduler)
         self.pool = self.scheduler.kv_cache_manager.block_pool
         self._names = (f"request-{i}" for i in itertools.count())
         self.connector = kv_transfer_state._KV_CONNECTOR_AGENT

@@ -67,6 +67,7 @@ def push_out(served):
     from tests.engine.served import tokens
 
     push_out.count = getattr(push_out, "count", 0) + 1
+    served.clock.let_pass(3600)
     for i in range(3):
         seed = 20_000 + 10 * push_out.count + i
         served.serve([tokens(900, seed=seed)], output_tokens=1)

@@ -33,6 +33,7 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from tests.scheduler.clock import OwnClock
 from tests.scheduler.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
 from tests.scheduler.host_memory import FakeHostMemory
 from vllm_pensieve.cache_groups import block_bytes
@@ -134,6 +135,7 @@ class World:
             log_stats=True,
         )
         self.scheduler.use_v2_model_runner = runner == "v2"
+        self.clock = OwnClock.of(self.scheduler)
         bookkeeping = {"v1": V1Bookkeeping, "v2": V2Bookkeeping}[runner]
         self.device = FakeDevice(
             bookkeeping(BLOCK_TOKENS, max_requests, MAX_MODEL_TOKENS), blocks, BLOCK_TOKENS
