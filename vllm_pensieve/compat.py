@@ -212,6 +212,19 @@ def reserve_no_core_for_our_connector(engine_args: EngineArgs) -> None:
     os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = str(cores)
 
 
+def kv_cache_bytes_of_host(engine_args: EngineArgs) -> int:
+    """Host memory that the KV cache itself will take on all workers, as far as it has been said; 0 on a GPU."""
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() or engine_args.num_gpu_blocks_override is not None:
+        return 0
+    space_gib = envs.VLLM_CPU_KVCACHE_SPACE  # vLLM lets it override the option
+    said = engine_args.kv_cache_memory_bytes if space_gib is None else space_gib * 2**30
+    workers = engine_args.tensor_parallel_size * engine_args.pipeline_parallel_size
+    return int(said or 0) * workers
+
+
 _reserved_by_us: list[int] = []
 """What this process was last told to reserve by us and not by the user."""
 

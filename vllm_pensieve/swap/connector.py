@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.request import Request
 
+    from vllm_pensieve.swap.host_memory import Workers
     from vllm_pensieve.swap.worker import SwapWorker
 
 logger = init_logger("vllm.pensieve")
@@ -92,6 +93,17 @@ def host_slots(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> int:
     return slots
 
 
+def _workers_here(world_size: int) -> Workers:
+    """The workers of this engine on this worker's machine: with a host tier all parallelism is that of tensors."""
+    from vllm_pensieve.swap.host_memory import ALONE, Workers
+
+    if world_size == 1:
+        return ALONE
+    from vllm.distributed.parallel_state import get_node_count, get_tp_group
+
+    return Workers(-(-world_size // get_node_count()), get_tp_group().barrier)
+
+
 class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
     """Carries plans. What is looked up, kept and moved is decided in the scheduler, which finds swapped blocks itself.
 
@@ -130,6 +142,7 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
             self._kv_cache_config.num_blocks,
             self.num_slots,
             verify=PensieveConfig.from_mapping(settings).verify_swaps,
+            workers=_workers_here(self._vllm_config.parallel_config.world_size),
         )
 
     @override
