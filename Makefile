@@ -12,8 +12,8 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
-demo: setup ## compare vLLM with and without the plugin; results go to out/demo
-	$(VENV)/pensieve compare --out out/demo
+demo: setup ## what the plugin buys, in four minutes; results go to out/demo
+	$(VENV)/pensieve demo --out out/demo
 
 .PHONY: test
 test: lint ## lint, then the fast tests, then those that start vLLM
