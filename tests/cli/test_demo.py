@@ -58,8 +58,8 @@ def test_results_cannot_go_into_a_file(tmp_path: Path) -> None:
 
 def test_the_end_compares_the_modes_and_says_what_to_do_next() -> None:
     text = said(summary(vllm=2.0, vllm_apc=1.5, pensieve=0.125))
-    assert "vllm-apc     1.50 s" in text
-    assert "pensieve     125 ms" in text
+    assert "vllm-apc    1.50 s" in text
+    assert "pensieve    125 ms" in text
     assert "12.0x faster here than vLLM's own prefix caching" in text
     assert "out/demo/ttft_by_turn.png" in text
     for command in ("pensieve chat ", "pensieve serve MODEL ", "pensieve compare "):
