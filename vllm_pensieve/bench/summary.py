@@ -21,6 +21,7 @@ RESULT_NAMES = (
     "requests.jsonl",
     "logs",
     "ttft_by_turn.png",
+    "ttft_by_class.png",
     "throughput.png",
     "prompt_tokens_by_source.png",
 )
