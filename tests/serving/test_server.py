@@ -52,22 +52,6 @@ def server(tiny_model, stock):
         yield made
 
 
-@pytest.fixture(scope="module")
-def connector(server):
-    from vllm.distributed.kv_transfer import kv_transfer_state
-
-    assert kv_transfer_state._KV_CONNECTOR_AGENT is not None
-    return kv_transfer_state._KV_CONNECTOR_AGENT
-
-
-@pytest.fixture(autouse=True)
-def connector_of_this_engine(connector, no_connector_of_another_engine):
-    """vLLM has one a process; other tests put theirs, or none, in its place."""
-    from vllm.distributed.kv_transfer import kv_transfer_state
-
-    kv_transfer_state._KV_CONNECTOR_AGENT = connector
-
-
 def converse(server, sessions: int, turns: int) -> list[str]:
     """Texts of all replies, the sessions taking turns."""
     return [
@@ -105,9 +89,37 @@ def test_answers_are_those_of_stock_vllm_whatever_was_evicted_swapped_or_recover
         server.forget(f"s{session}")
 
 
-def test_a_process_has_one_server_at_a_time(server, tiny_model):
-    with pytest.raises(UsageError, match="another server of this process is open"):
-        create_server(model=str(tiny_model))
+def test_a_second_server_of_the_process_has_its_own_host_tier_and_leaves_the_first_alone(
+    server, tiny_model
+):
+    """Each loads what it swapped itself, in turn; the one that ends first takes nothing along."""
+    alone = converse(server, sessions=3, turns=2)
+    with create_server(
+        model_name=str(tiny_model),
+        gpu_cache_gb=25.5 * TINY_BLOCK_GB,
+        cpu_cache_gb=16.5 * TINY_BLOCK_GB,
+        vllm_options=SMALL,
+    ) as second:
+        before = server.statistics().prompt_tokens["swapped"]
+        turns = [
+            (
+                server if i % 2 else second,
+                f"in turn {i // 2 % 3}",
+                f"{i // 2 % 3}{i // 6} {TEXT * 2}",
+            )
+            for i in range(12)
+        ]
+        replies = [one.process_request(session, text, 8) for one, session, text in turns]
+        assert replies[::2] == replies[1::2] == alone
+        for i in range(3):
+            tokens = server.token_ids(f"s{i}")
+            assert second.token_ids(f"in turn {i}") == server.token_ids(f"in turn {i}") == tokens
+        assert second.statistics().prompt_tokens["swapped"] > 0
+        assert server.statistics().prompt_tokens["swapped"] > before
+    assert server.process_request("afterwards", f"00 {TEXT * 2}", 8) == alone[0]
+    for session in range(3):
+        server.forget(f"s{session}")
+        server.forget(f"in turn {session}")
 
 
 def test_reset_clears_both_tiers_and_keeps_the_histories(server):
