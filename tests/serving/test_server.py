@@ -1,6 +1,7 @@
 """Claims about conversations served by an engine of this process: what is computed, kept, stopped and refused."""
 
 import os
+import re
 import signal
 import threading
 
@@ -83,7 +84,10 @@ def test_answers_are_those_of_stock_vllm_whatever_was_evicted_swapped_or_recover
     assert after.evictions["host"] > before.evictions["host"]
     assert after.conversation_blocks["swapped"] and after.conversation_blocks["dropped"]
     assert (after.gpu_blocks, after.cpu_blocks) == (24, 16)
+    assert after.conversation_blocks["resident"] <= after.used_gpu_blocks <= 24
+    assert after.used_cpu_blocks == 16
     assert told.evictions is None and told.gpu_hit_rate == 0.0
+    assert told.stateless and not after.stateless
     assert told.prompt_tokens["new"] == sum(told.prompt_tokens.values()) > 0
     for session in range(3):
         server.forget(f"s{session}")
@@ -128,6 +132,7 @@ def test_reset_clears_both_tiers_and_keeps_the_histories(server):
     server.reset()
     blocks = server.statistics().conversation_blocks
     assert (blocks["resident"], blocks["swapped"]) == (0, 0) and blocks["dropped"] > 0
+    assert (server.statistics().used_gpu_blocks, server.statistics().used_cpu_blocks) == (0, 0)
     assert server.inspection.free_blocks == 24
     again = server.process_request("reset", "go on", 4)
     assert (again.turn, again.cached_tokens) == (2, 0)
@@ -289,6 +294,29 @@ def test_the_chat_answers_and_knows_its_commands(server):
     assert terminal.text.endswith(">>> \n")
     with pytest.raises(UsageError):  # nothing was said in it
         server.token_ids("other")
+
+
+def test_each_turn_of_the_chat_ends_with_its_times_and_what_was_cached(server):
+    server.reset()
+    terminal = Terminal(TEXT, TEXT, "session second", TEXT, "exit")
+    Chat(server, terminal.read, terminal.write, 5, session="first").run()
+    lines = [line for line in terminal.text.splitlines() if line.startswith("Turn ")]
+    tokens = server.token_ids("first")
+    asked = len(f"User: {TEXT.strip()}\nAssistant:")
+    times = r"TTFT \d+\.\d{3} s, 5 tokens in \d+\.\d{3} s"
+    assert re.fullmatch(rf"Turn 1: {times}, Cache 0 of {asked} prompt tokens \(0%\)", lines[0])
+    sent = len(tokens) - 5
+    kept = (asked + 4) // 32 * 32
+    cached = rf"Cache {kept} of {sent} prompt tokens \({kept / sent:.0%}\)"
+    assert re.fullmatch(rf"Turn 2: {times}, {cached}, Speedup \d+\.\d\dx over turn 1", lines[1])
+    assert lines[2].startswith("Turn 1: ") and "Speedup" not in lines[2]
+
+
+def test_what_is_no_text_is_refused_by_the_chat_which_goes_on(server):
+    terminal = Terminal("hel\udcfflo", "session \udcff", "hello", "exit")
+    Chat(server, terminal.read, terminal.write, 4, session="surrogates").run()
+    assert "the input is no valid text: '\\udcff'" in terminal.text
+    assert server.token_ids("\udcff")
 
 
 def test_reset_in_the_chat_clears_both_tiers(server):

@@ -309,11 +309,14 @@ class Server:
                 prompt_tokens=inspection.prompt_tokens() or dict(self._stock_tokens),
                 conversation_blocks={state: states.count(state) for state in STATES},
                 gpu_blocks=inspection.gpu_blocks,
+                used_gpu_blocks=inspection.used_gpu_blocks,
                 cpu_blocks=inspection.cpu_blocks,
+                used_cpu_blocks=inspection.used_cpu_blocks,
                 block_bytes=inspection.block_bytes,
                 evictions=inspection.evictions(),
                 recoveries=inspection.recoveries(),
                 ttft_by_turn_s=mean_by_turn(self._times),
+                stateless=inspection.stateless,
             )
 
     def get_statistics_str(self) -> str:
