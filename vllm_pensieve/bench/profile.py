@@ -27,10 +27,21 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is timed. chunks: tokens of a step, ascending. repeats: of every step in a round, in turn."""
+    """What is timed. chunks: tokens of a step, ascending. repeats: of every step in a round, in turn.
+
+    Raises:
+        UsageError: there is one size only.
+    """
 
     chunks: tuple[int, ...]
     repeats: int
+
+    def __post_init__(self) -> None:
+        if len(self.chunks) < 2:
+            raise UsageError(
+                f"--chunks {','.join(map(str, self.chunks))}: two sizes or more are needed to tell a step's overhead "
+                "from its tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,10 +76,6 @@ def contexts_up_to(context: int, chunk: int, block_size: int) -> list[int]:
 
 def check_plan(plan: Plan, engine: TimedEngine) -> None:
     """UsageError unless every chunk is computed in one step."""
-    if len(plan.chunks) < 2:
-        raise UsageError(
-            "--chunks: two sizes or more are needed to tell a step's overhead from its tokens"
-        )
     if plan.chunks[-1] > engine.step_tokens:
         raise UsageError(
             f"--chunks {plan.chunks[-1]}: a step has at most {engine.step_tokens} tokens "

@@ -61,5 +61,5 @@ def main(command: typer.Typer = app, name: str | None = "pensieve") -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"pensieve: {message}", file=sys.stderr)
+    print(f"pensieve: {message.removeprefix('pensieve: ')}", file=sys.stderr)
     return USAGE_STATUS
