@@ -85,6 +85,7 @@ class CompareOptions(RunOptions):
 
     workload: str
     dataset: Path | None
+    strict: bool = False
     sessions: int | None
     turns: int | None
     history_tokens: int | None
@@ -189,6 +190,8 @@ def describe_sample(dataset: str, sample: DatasetSample) -> dict[str, object]:
     return {
         "dataset": dataset,
         "records": sample.records,
+        "records_skipped": len(sample.skipped),
+        "first_skipped": next(iter(sample.skipped), None),
         "records_without_turns": sample.without_turns,
         "records_with_too_few_turns": sample.too_few_turns,
         "turns_cut_to_fit": sample.cut_turns,
@@ -239,8 +242,8 @@ def _from_dataset(
         max_context_tokens=dataset_context(options),
         message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
     )
-    dialogues = load_chats(str(path))
-    sample = sample_dataset(str(path), dialogues, limits, options.seed, counter.count)
+    dataset = load_chats(str(path), options.strict)
+    sample = sample_dataset(dataset, limits, options.seed, counter.count)
     description = {
         "name": "dataset",
         **describe_sample(str(path), sample),

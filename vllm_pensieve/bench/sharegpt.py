@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from vllm_pensieve.bench.options import (
 )
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.workloads.clients import GENERATED
-from vllm_pensieve.workloads.dataset import DatasetLimits, Dialogue, sample_dataset
+from vllm_pensieve.workloads.dataset import Dataset, DatasetLimits, sample_dataset
 from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.generated import generated_chats
 from vllm_pensieve.workloads.sharegpt import load_chats
@@ -47,6 +46,7 @@ class ShareGptOptions(RunOptions):
 
     out: Path = Path("out/sharegpt")
     dataset: str = "sharegpt"
+    strict: bool = False
     num_conversations: int = 24
     min_turns: int = 2
     max_turns: int | None = 10
@@ -63,8 +63,7 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
     check_run(options)
     limits = _limits(options)
     counter = token_counter(options.model)
-    dialogues = _dialogues(options, counter)
-    sample = sample_dataset(options.dataset, dialogues, limits, options.seed, counter.count)
+    sample = sample_dataset(_dataset(options, counter), limits, options.seed, counter.count)
     conversations = sample.conversations
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, MEMORY)
     memory = choose_memory(
@@ -116,9 +115,10 @@ def _limits(options: ShareGptOptions) -> DatasetLimits:
     )
 
 
-def _dialogues(options: ShareGptOptions, counter: TokenCounter) -> Sequence[Dialogue]:
+def _dataset(options: ShareGptOptions, counter: TokenCounter) -> Dataset:
     if options.dataset == GENERATED:
-        return generated_chats(
+        made = generated_chats(
             options.num_conversations, options.seed, counter, min_turns=options.min_turns
         )
-    return load_chats(options.dataset)
+        return Dataset(GENERATED, made)
+    return load_chats(options.dataset, options.strict)
