@@ -137,6 +137,8 @@ def carry_out(
     with ConsoleView(plan) as view:
         if earlier:
             view.note(f"earlier results are now in {earlier}")
+        for note in plan.notes:
+            view.note(note)
         runs = run_comparison(
             plan,
             view,
