@@ -178,11 +178,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
             load_dataset(packed)
 
 
-def test_zstandard_and_parquet_are_read_where_their_packages_are(tmp_path):
+def test_zstandard_is_read_where_its_package_is(tmp_path):
     zstandard = pytest.importorskip("zstandard")
     path = tmp_path / "chats.json.zst"
-    path.write_bytes(zstandard.ZstdCompressor().compress(json.dumps([GOOD]).encode()))
-    assert read(path) == [TWO_TURNS]
+    line = json.dumps(GOOD).encode() + b"\n"
+    frame = zstandard.ZstdCompressor().compress(line)
+    path.write_bytes(frame * 2)
+    assert read(path) == [TWO_TURNS, TWO_TURNS]
+    path.write_bytes(frame[:-3])
+    with pytest.raises(UsageError, match="ends too early"):
+        load_dataset(path)
+
+
+def test_parquet_is_read_where_its_package_is(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist([GOOD, GOOD]), tmp_path / "chats.parquet")

@@ -132,7 +132,11 @@ def _measure(
 
     target = Target(server.command.url, plan.model, plan.seed)
     _warm_up(target, server)
-    before = read_counters(target.url)
+    try:
+        before = read_counters(target.url)
+    except httpx.HTTPError as error:
+        asyncio.run(_check_dying(server))
+        raise server.failure(f"its /metrics cannot be read: {error}") from error
     view.measuring()
     try:
         asyncio.run(

@@ -98,11 +98,14 @@ def prompt_tokens_by_source(
     """Return total prompt tokens and their sources: the counters' growth where there are counters,
     else what was cached.
 
-    Without counters nothing is swapped or recovered, cached tokens are resident, and the rest is
-    new.
+    The counters' total includes requests that were broken off. Without counters nothing is swapped or recovered,
+    cached tokens are resident, and the rest is new. Where the server had counters and ended before they could be
+    read again, only the total is known.
     """
     done = [record for record in records if record.error is None]
     total = sum(record.prompt_tokens for record in done)
+    if after is None and before is not None:
+        return {"total": total}
     if after is None:
         cached = sum(record.cached_tokens for record in done)
         return {
@@ -113,6 +116,5 @@ def prompt_tokens_by_source(
             "new": total - cached,
         }
     start = before.prompt_tokens if before else {}
-    return {"total": total} | {
-        source: after.prompt_tokens[source] - start.get(source, 0) for source in SOURCES
-    }
+    grown = {source: after.prompt_tokens[source] - start.get(source, 0) for source in SOURCES}
+    return {"total": sum(grown.values())} | grown

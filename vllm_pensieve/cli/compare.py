@@ -127,6 +127,7 @@ def carry_out(
     """
     from vllm_pensieve.bench.compare import run_comparison
     from vllm_pensieve.bench.figures import draw_figures
+    from vllm_pensieve.bench.remarks import skipped_records
     from vllm_pensieve.bench.sheet import write_sheet
     from vllm_pensieve.bench.summary import build_summary, put_earlier_results_aside, write_summary
     from vllm_pensieve.cli.view import ConsoleView, print_summary
@@ -139,6 +140,8 @@ def carry_out(
             view.note(f"earlier results are now in {earlier}")
         for note in plan.notes:
             view.note(note)
+        for remark in skipped_records(plan.workload):
+            view.note(remark)
         runs = run_comparison(
             plan,
             view,

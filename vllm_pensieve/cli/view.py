@@ -28,8 +28,10 @@ from vllm_pensieve.bench.compare import ModeRun
 from vllm_pensieve.bench.modes import Mode
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.remarks import stepped_back_remark
 from vllm_pensieve.cli.benchmark_view import phase_lines
 from vllm_pensieve.cli.numbers import seconds
+from vllm_pensieve.workloads.dataset import counted
 
 LOG_INTERVAL_S = 10.0
 DIFFERENCE_NOTE = (
@@ -39,7 +41,8 @@ DIFFERENCE_NOTE = (
 TABLE_CAPTION = (
     "TTFT: mean time to first token; return, turn 5+: the same from turn 2 on, from turn 5 on; "
     "token: time per output token; "
-    "computed, swapped: share of prompt tokens not taken from a cache, and loaded from host memory"
+    "computed, swapped: share of prompt tokens not taken from a cache, and loaded from host memory; "
+    "below, in brackets: where a factor lies in 95 % of resamplings of the conversations"
 )
 
 
@@ -151,7 +154,7 @@ class ConsoleView:
             self._set(state=state)
             self._log(f"{self._name}: {state}, {took}")
         if run.stepped_back:
-            self.note(stepped_back_line(run.mode.name, run.stepped_back))
+            self.note(stepped_back_remark(run.mode.name, run.stepped_back))
         if self._task is not None:
             self._progress.stop_task(self._task)
 
@@ -196,11 +199,6 @@ class TurnLines:
         )
 
 
-def stepped_back_line(mode: str, why: str) -> str:
-    """Return the line that says that a mode was measured without what it is about."""
-    return f"{mode}: the plugin STEPPED BACK, what was measured is vLLM's own caching: {why}"
-
-
 def print_summary(
     summary: dict[str, Any], out: Path, files: list[Path], details: Iterable[RenderableType] = ()
 ) -> None:
@@ -217,8 +215,8 @@ def print_summary(
         console.print(
             f"Speedup, {mode} against {baseline}: {_speedup_text(speedup)}", highlight=False
         )
-    for mode, reason in summary["stepped_back"].items():
-        console.print(escape(stepped_back_line(mode, reason)), style="red", highlight=False)
+    for remark in summary["remarks"]:
+        console.print(f"note: {escape(remark)}", style="yellow", highlight=False)
     for mode, reason in summary["unavailable"].items():
         console.print(f"{mode} is not available here: {escape(reason)}", highlight=False)
     if summary["outputs_identical"]:
@@ -254,9 +252,12 @@ def _table(modes: dict[str, Any]) -> Table:
     table.add_column("mode", no_wrap=True)
     for heading in ("req/s", "TTFT", "return", "turn 5+", "token", "computed", "swapped"):
         table.add_column(heading, justify="right", no_wrap=True)
+    missing = any(numbers["missing"] for numbers in modes.values())
+    if missing:
+        table.add_column("missing", justify="right", no_wrap=True)
     for name, numbers in modes.items():
         ttft, prompt = numbers["ttft_s"], numbers["prompt_tokens"]
-        computed = prompt.get("recovered", 0) + prompt.get("new", 0)
+        computed = prompt["recovered"] + prompt["new"] if "new" in prompt else None
         table.add_row(
             name,
             f"{numbers['throughput_rps']:.2f}",
@@ -265,22 +266,39 @@ def _table(modes: dict[str, Any]) -> Table:
             seconds(ttft["mean_turn5plus"]),
             seconds(numbers["tpot_s"]["mean"]),
             _share(computed, prompt),
-            _share(prompt.get("swapped", 0), prompt),
+            _share(prompt.get("swapped"), prompt),
+            *([str(numbers["missing"])] if missing else []),
         )
     return table
 
 
-def _share(tokens: float, prompt: dict[str, Any]) -> str:
-    return f"{tokens / prompt['total']:.0%}" if prompt.get("total") else "-"
+def _share(tokens: float | None, prompt: dict[str, Any]) -> str:
+    return "-" if tokens is None or not prompt["total"] else f"{tokens / prompt['total']:.0%}"
 
 
 def _speedup_text(speedup: dict[str, Any]) -> str:
+    """Each factor with where it may lie: in 95 % of resamplings of the conversations, or over the repeats."""
     names = {
         "ttft_mean": "TTFT",
         "ttft_mean_returning": "TTFT of returning turns",
         "ttft_mean_turn5plus": "TTFT from turn 5 on",
-        "throughput": "throughput",
     }
-    return ", ".join(
-        f"{text} {speedup[key]:.2f}x" for key, text in names.items() if speedup[key] is not None
-    )
+    parts = [
+        f"{text} {speedup[key]:.2f}x{spread_text(speedup[f'{key}_95'])}"
+        for key, text in names.items()
+        if speedup[key] is not None
+    ]
+    if speedup["throughput"] is not None:
+        spread = spread_text(speedup["throughput_range"])
+        parts.append(f"throughput {speedup['throughput']:.2f}x{spread}")
+    over = counted(speedup["requests"], "request")
+    return f"{', '.join(parts)}; {over} in {counted(speedup['sessions'], 'conversation')}"
+
+
+def spread_text(interval: list[float] | None) -> str:
+    """Return ` (0.91 to 1.80)` for an interval, with a word if 1 lies in it; nothing for none."""
+    if interval is None:
+        return ""
+    low, high = interval
+    chance = ", may be chance" if low <= 1 <= high else ""
+    return f" ({low:.2f} to {high:.2f}{chance})"

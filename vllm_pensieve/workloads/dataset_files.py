@@ -104,7 +104,7 @@ def _unpack_zstandard(path: Path, data: bytes) -> bytes:
             continue
         try:
             if name == "zstandard":
-                return bytes(module.ZstdDecompressor().stream_reader(data).read())
+                return _unpack_frames(module, data)
             return bytes(module.decompress(data))
         except Exception as error:
             raise UsageError(f"{path}: cannot be read: {error}") from error
@@ -112,6 +112,18 @@ def _unpack_zstandard(path: Path, data: bytes) -> bytes:
         f"{path} is packed with Zstandard, which needs the package `zstandard`: pip install zstandard, "
         "or unpack the file with `zstd -d`"
     )
+
+
+def _unpack_frames(zstandard: Any, data: bytes) -> bytes:
+    """The content of all frames; the package's own reader ends quietly where a file breaks off."""
+    parts: list[bytes] = []
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        parts.append(frame.decompress(data))
+        if not frame.eof:
+            raise EOFError("the Zstandard stream ends too early; copy the file again")
+        data = frame.unused_data
+    return b"".join(parts)
 
 
 def _read_parquet(path: Path) -> list[object]:
