@@ -140,6 +140,8 @@ def carry_out(
     with ConsoleView(plan) as view:
         if earlier:
             view.note(f"earlier results are now in {earlier}")
+        for note in plan.notes:
+            view.note(note)
         for remark in skipped_records(plan.workload):
             view.note(remark)
         runs = run_comparison(
