@@ -145,6 +145,7 @@ def _time_step(engine: TimedEngine, context: Sequence[int], chunk: int) -> float
 
 def shape_of(engine: TimedEngine) -> Shape:
     """Ask the engine before it is closed. UsageError if the plugin steps back with this model or configuration."""
+    from vllm_pensieve.cache_groups import block_bytes
     from vllm_pensieve.scheduler.costs import profile_key
 
     because = engine.scheduler.plain_prefixes_because
@@ -157,7 +158,7 @@ def shape_of(engine: TimedEngine) -> Shape:
         model=engine.config.model_config.model,
         block_tokens=engine.block_size,
         layers=layers,
-        block_bytes=layers * group.kv_cache_spec.page_size_bytes,
+        block_bytes=block_bytes(engine.scheduler.kv_cache_config),
         device=engine.config.device_config.device_type,
     )
 
