@@ -67,6 +67,11 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "PrefillStats.set",
         ("num_prompt_tokens", "num_local_cached_tokens", "num_external_cached_tokens"),
     ),
+    (
+        "vllm.v1.metrics.stats",
+        "PrefixCacheStats.record",
+        ("num_tokens", "num_hits", "preempted", "hits_by_source"),
+    ),
     (KV_MANAGER, "KVCacheManager.get_computed_blocks", ("request",)),
     (
         KV_MANAGER,
