@@ -17,6 +17,7 @@ from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
 from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Source, plan_restore
 
 if TYPE_CHECKING:
+    from vllm.distributed.kv_events import KVCacheEvent
     from vllm.v1.core.kv_cache_utils import BlockHashWithGroupId, KVCacheBlock
     from vllm.v1.metrics.stats import PrefixCacheStats
     from vllm.v1.request import Request
@@ -244,6 +245,15 @@ class PensieveKVCacheManager(KVCacheManager):
         start, end = (tokens // block_size for tokens in walk.chunk)
         table = self._attention.req_to_blocks[request.request_id]
         self.block_pool.cache_full_blocks(request, table, start, end, block_size, 0)
+        if self.block_pool.announcer is not None and walk.chunk[1] == walk.holes[0][1]:
+            next_hole = walk.holes[1][0] if len(walk.holes) > 1 else walk.end
+            self.block_pool.announcer.reached(request, end, next_hole // block_size, 0)
+
+    @override
+    def take_events(self) -> list[KVCacheEvent]:
+        if self.block_pool.announcer is not None:
+            self.block_pool.announcer.announce_copies()
+        return super().take_events()
 
     def hashed_blocks(self, request_id: str, start: int, end: int) -> set[int]:
         """Ids of the request's blocks that have a hash and hold at least one of the tokens [start, end)."""

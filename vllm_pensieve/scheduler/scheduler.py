@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 from vllm.logger import init_logger
+from vllm.utils.math_utils import cdiv
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.diffusion_scheduler import DiffusionAsyncScheduler, DiffusionScheduler
 from vllm.v1.core.sched.output import NewRequestData
@@ -103,10 +104,14 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
             watchers.append(self._start_trace(config, block_size, self._is_in_host_memory))
         if watchers:
             WatchedBlockPool.attach(pool, watchers)
+        restore_costs = self.costs.of_restoring(config, block_size, load_bytes)
+        if pool.announcer is not None:
+            blocks = cdiv(self.max_model_len, block_size)
+            pool.announcer.load_from(restore_costs.first_worth_loading(blocks) * block_size)
         PensieveKVCacheManager.adopt(
             manager,
             self.pensieve_stats,
-            self.costs.of_restoring(config, block_size, load_bytes),
+            restore_costs,
             self.swapper,
             self._recorder,
             lambda: self.connector_prefix_cache_stats,

@@ -56,7 +56,8 @@ class SwappingMixin(Scheduler):
         on_dropped: called with the key of every block whose only copy is given up.
         """
         num_blocks = self.kv_cache_manager.block_pool.num_gpu_blocks
-        host = HostTier(num_slots, new_order(), on_dropped)
+        announcer = self.kv_cache_manager.block_pool.announcer
+        host = HostTier(num_slots, new_order(), on_dropped, announcer)
         self.swapper = Swapper(host, new_order(), self._clock)
         self._hash_log = HashLog()
         self._block_bytes = block_bytes(self.kv_cache_config)
