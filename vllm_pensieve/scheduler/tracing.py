@@ -11,6 +11,7 @@ from vllm.logger import init_logger
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from vllm_pensieve.config import PensieveConfig
+from vllm_pensieve.metrics import PensieveStats
 from vllm_pensieve.trace.recorder import TraceRecorder
 from vllm_pensieve.trace.writer import TraceWriter
 
@@ -21,6 +22,7 @@ class TracingMixin(Scheduler):
     """Owns the trace's recorder. Does nothing while nothing is recorded."""
 
     _recorder: TraceRecorder | None = None
+    pensieve_stats: PensieveStats
 
     def _start_trace(
         self, config: PensieveConfig, block_size: int, in_host_memory: Callable[[Hashable], bool]
@@ -31,6 +33,10 @@ class TracingMixin(Scheduler):
         self._recorder = TraceRecorder(writer, config.trace_workload, block_size, in_host_memory)
         atexit.register(self._end_trace)
         return self._recorder
+
+    def _count_lost_records(self) -> None:
+        if self._recorder is not None:
+            self.pensieve_stats.trace_records_lost = self._recorder.records_lost
 
     def _dropped_from_host(self, key: Hashable) -> None:
         if self._recorder is not None:

@@ -224,6 +224,11 @@ class TraceRecorder(BlockWatcher):
     # -- the end
 
     @property
+    def records_lost(self) -> int:
+        """Records that could not be written so far."""
+        return self._writer.dropped
+
+    @property
     def lost(self) -> str | None:
         """How many records could not be written, and why; None if all were."""
         if not self._writer.dropped:
