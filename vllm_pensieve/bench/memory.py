@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from vllm_pensieve.bench.kv_shape import kv_shape
 from vllm_pensieve.bench.model_files import config_path
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.options import Memory, rounded_context
 from vllm_pensieve.bench.plan import GB, GIB
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
+from vllm_pensieve.kv_shape import kv_shape
 from vllm_pensieve.workloads.conversations import Conversation
 from vllm_pensieve.workloads.errors import UsageError
 
