@@ -60,7 +60,12 @@ def trace_label(path: Path) -> str:
     return name.removesuffix("_requests").removeprefix("prefix_")
 
 
-def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = False) -> PrefixStats:
+def read_prefix_stats(
+    prefix: Path,
+    format_name: str = "auto",
+    strict: bool = False,
+    block_tokens: int | None = None,
+) -> PrefixStats:
     """Read a trace and, if it is there, the file of blocks beside it.
 
     What the server did not record follows from the requests, as if its cache had no limit.
@@ -69,7 +74,7 @@ def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = Fa
         TraceError: as `read_trace`, for either file.
     """
     path = find_trace(prefix)
-    trace = read_trace(path, format_name, strict)
+    trace = read_trace(path, format_name, strict, block_tokens)
     measured = _measured_reuse(path, strict) if trace.format == pensieve.NAME else None
     block_path = path.with_name(path.name.replace(pensieve.REQUESTS_SUFFIX, BLOCKS_SUFFIX))
     skipped = list(trace.skipped)
