@@ -19,6 +19,7 @@ from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.retention import EvictionOrder, make_order
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
+from vllm_pensieve.scheduler.choices import keep_external_ids, parent_of
 from vllm_pensieve.scheduler.costs import Costs
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
 from vllm_pensieve.scheduler.swapping import SwappingMixin
@@ -56,6 +57,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         config = PensieveConfig.from_mapping(settings or {})
         self.pensieve_stats = PensieveStats()
         self.sessions = SessionTable(config.max_sessions)
+        keep_external_ids()
         self._report_stats = False
         self.walks: dict[str, Walk] = {}
         # Under priority policy: the tokens that the step being built computes, by request.
@@ -134,25 +136,21 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         is_new = request.request_id not in self.requests
         super().add_request(request)
         if is_new:
-            session = self.sessions.begin(
-                request.request_id, request.session_id, request.block_hashes, time.monotonic()
+            turn = self.sessions.begin(
+                request.request_id,
+                request.session_id,
+                request.block_hashes,
+                time.monotonic(),
+                parent_of(request),
             )
             if self._recorder is not None:
-                self._recorder.arrived(request.request_id, session.session_id, session.turns)
+                self._recorder.arrived(request.request_id, turn)
 
     @override
     def _free_blocks(self, request: Request) -> None:
         self.sessions.end(request.request_id, request.block_hashes, time.monotonic())
-        if self._recorder is not None:
-            reason = request.get_finished_reason()
-            self._recorder.finished(
-                request.request_id,
-                self.kv_cache_manager.prompt_keys(request),
-                request.num_prompt_tokens,
-                request.num_output_tokens,
-                request.num_preemptions,
-                None if reason is None else str(reason),
-            )
+        reason = request.get_finished_reason()
+        self._record(request, None if reason is None else str(reason))
         super()._free_blocks(request)
 
     # -- recovery: admission, every chunk, after the step
@@ -291,7 +289,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         resident = pool.num_gpu_blocks - 1 - empty  # all but the null block
         swapped = self.swapper.host.only_copies if self.swapper else 0
         return self.pensieve_stats.report(
-            self.parallel_config.data_parallel_rank,
+            self.parallel_config.data_parallel_index,
             {"resident": resident, "swapped": swapped, "free": empty},
             len(self.sessions),
             time.monotonic(),

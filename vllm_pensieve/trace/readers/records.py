@@ -54,16 +54,20 @@ class MooncakeRecord(Struct, gc=False, rename=MARKS):
 
 
 class PensieveRecord(Struct, gc=False):
-    """A line of PREFIX_requests.jsonl; what only summaries use may be absent.
+    """A line of PREFIX_requests.jsonl; what only summaries use may be absent, and what schema 1 had not.
 
-    timestamp: ms. Seconds and shares as their names say.
+    timestamp: ms since the first arrival; in schema 1 of the run, else in the file. time: of the arrival, wall clock
+    (s). choice: above 0 of the further choices of one request. Other seconds and shares as their names say.
     """
 
     request_id: str
     timestamp: Time
     input_length: Count
     output_length: Count
-    hash_ids: list[Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]]
+    hash_ids: list[BlockId]
+    time: float | None = None
+    run: str | None = None
+    choice: Count = 0
     session_id: str | None = None
     workload: str | None = None
     block_tokens: Size | None = None
