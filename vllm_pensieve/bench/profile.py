@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vllm_pensieve.bench.cost_fit import TimedStep, TokensCostNothing, fit_costs
-from vllm_pensieve.bench.kv_shape import KvShape
 from vllm_pensieve.bench.machine import describe_versions
 from vllm_pensieve.bench.timed_engine import TimedEngine
 from vllm_pensieve.bench.transfers import measure_bandwidths
+from vllm_pensieve.kv_shape import KvShape
 from vllm_pensieve.retention import MeasuredCostModel
 from vllm_pensieve.retention.profile import SCHEMA, Point, Profile, ProfileKey, Provenance
 from vllm_pensieve.workloads.errors import UsageError
@@ -27,10 +27,21 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is timed. chunks: tokens of a step, ascending. repeats: of every step in a round, in turn."""
+    """What is timed. chunks: tokens of a step, ascending. repeats: of every step in a round, in turn.
+
+    Raises:
+        UsageError: there is one size only.
+    """
 
     chunks: tuple[int, ...]
     repeats: int
+
+    def __post_init__(self) -> None:
+        if len(self.chunks) < 2:
+            raise UsageError(
+                f"--chunks {','.join(map(str, self.chunks))}: two sizes or more are needed to tell a step's overhead "
+                "from its tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,10 +76,6 @@ def contexts_up_to(context: int, chunk: int, block_size: int) -> list[int]:
 
 def check_plan(plan: Plan, engine: TimedEngine) -> None:
     """UsageError unless every chunk is computed in one step."""
-    if len(plan.chunks) < 2:
-        raise UsageError(
-            "--chunks: two sizes or more are needed to tell a step's overhead from its tokens"
-        )
     if plan.chunks[-1] > engine.step_tokens:
         raise UsageError(
             f"--chunks {plan.chunks[-1]}: a step has at most {engine.step_tokens} tokens "
