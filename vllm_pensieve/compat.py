@@ -152,6 +152,7 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (BLOCK_POOL, "BlockPool.evict_blocks", ("block_ids",)),
     (BLOCK_POOL, "BlockPool.reset_prefix_cache", ()),
     ("vllm.v1.core.kv_cache_utils", "make_block_hash_with_group_id", ()),
+    ("vllm.v1.core.kv_cache_utils", "generate_scheduler_kv_cache_config", ("kv_cache_configs",)),
     ("vllm.v1.kv_cache_interface", "iter_layer_specs", ("kv_cache_spec",)),
     (CONNECTOR_BASE, "KVConnectorBase_V1.register_kv_caches", ("kv_caches",)),
     (CONNECTOR_BASE, "KVConnectorBase_V1.handle_preemptions", ("kv_connector_metadata",)),

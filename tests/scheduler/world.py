@@ -372,8 +372,9 @@ def attention_spec(**sizes: Any) -> FullAttentionSpec:
 
 
 def layers_of_two_sizes() -> UniformTypeKVCacheSpecs:
-    """What vLLM has on a worker for layers of full attention whose blocks differ in size."""
-    specs = {"small": attention_spec(), "large": attention_spec(head_size=3)}
+    """What vLLM has on a worker for layers of full attention whose blocks differ in size, and in number format."""
+    large = attention_spec(head_size=3, dtype=torch.bfloat16)
+    specs = {"small": attention_spec(), "large": large}
     return UniformTypeKVCacheSpecs(block_size=BLOCK_TOKENS, kv_cache_specs=specs)
 
 
