@@ -51,6 +51,29 @@ def test_on_it_sets_the_scheduler_and_passes_its_settings_on(engine_args, monkey
     assert (args.scheduler_cls, args.additional_config) == (plugin.SCHEDULER, settings)
 
 
+def test_memory_that_the_kv_cache_takes_is_not_there_for_the_host_tier(engine_args, monkeypatch):
+    from vllm_pensieve.swap import host_memory
+
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 10 * 2**30)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
+
+    def configure(host_cache_gib, **kwargs):
+        args = engine_args(
+            additional_config={"pensieve": {"host_cache_gib": host_cache_gib}}, **kwargs
+        )
+        plugin.configure(args)
+
+    configure(8.0)
+    configure(8.0, kv_cache_memory_bytes=2 * 2**30)
+    too_much = r"host_cache_gib=8.0 .* 4\.00 GiB are available beside 6\.00 GiB for the KV cache"
+    with pytest.raises(ConfigError, match=too_much):
+        configure(8.0, kv_cache_memory_bytes=3 * 2**30, tensor_parallel_size=2)
+    configure(8.0, kv_cache_memory_bytes=6 * 2**30, num_gpu_blocks_override=10)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "6")
+    with pytest.raises(ConfigError, match=too_much):
+        configure(8.0, kv_cache_memory_bytes=1)
+
+
 def test_another_scheduler_is_refused(engine_args):
     args = engine_args(additional_config={"pensieve": {}}, scheduler_cls="my.Scheduler")
     with pytest.raises(ConfigError, match=r"scheduler_cls is 'my\.Scheduler'; remove that option"):

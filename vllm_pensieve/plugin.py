@@ -85,6 +85,7 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
     from vllm_pensieve.compat import (
         CONNECTOR,
         CONNECTOR_MODULE,
+        kv_cache_bytes_of_host,
         reserve_no_core_for_our_connector,
     )
     from vllm_pensieve.swap.host_memory import available_bytes
@@ -101,11 +102,17 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
             other,
         )
         return
-    available_gib = available_bytes() / 2**30
-    if config.host_cache_gib > available_gib:
+    kv_cache_bytes = kv_cache_bytes_of_host(engine_args)
+    available_gib = max(available_bytes() - kv_cache_bytes, 0) / 2**30
+    if (
+        config.host_cache_gib > available_gib
+    ):  # the workers will know what the model has taken besides
+        beside = (
+            f" beside {kv_cache_bytes / 2**30:.2f} GiB for the KV cache" if kv_cache_bytes else ""
+        )
         raise ConfigError(
             f"pensieve: host_cache_gib={config.host_cache_gib} asks for more host memory than there is: "
-            f"{available_gib:.2f} GiB are available. Ask for less, or free some."
+            f"{available_gib:.2f} GiB are available{beside}. Ask for less, or free some."
         )
     # Not kv_both: with a consumer of KV vLLM lets clients of multimodal models send embeddings of their own making.
     engine_args.kv_transfer_config = KVTransferConfig(
