@@ -130,6 +130,11 @@ def check_place(prefix: str) -> None:
         raise cannot_be_written(prefix, error) from error
 
 
+def engine_prefix(prefix: str, engine: int) -> str:
+    """The prefix of one of several engines (data parallel), by its number from 0."""
+    return f"{prefix}_engine{engine}" if engine else prefix
+
+
 def trace_paths(prefix: str) -> tuple[Path, Path]:
     """The files of requests and of blocks."""
     return Path(f"{prefix}{REQUESTS_SUFFIX}"), Path(f"{prefix}{BLOCKS_SUFFIX}")
