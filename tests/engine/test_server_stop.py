@@ -152,11 +152,9 @@ def test_the_trace_of_a_server_that_ends_is_there(tmp_path, tiny_model, case, op
     rest = [r["finish_reason"] for r in requests if r not in done]
     assert rest in (["abort"], ["unfinished"])
     known = {block["block"] for block in blocks}
-    assert len(known) == len(blocks) and {b["fate"] for b in blocks} == {
-        "alive",
-        "swapped",
-        "dropped",
-    }
+    left = [block["block"] for block in blocks if block["fate"] != "dropped"]
+    assert {block["fate"] for block in blocks} == {"alive", "swapped", "dropped"}
+    assert len(set(left)) == len(left), "a block that was dropped may live again, but ends once"
     named = {b for r in requests for b in r["hash_ids"][: r["prompt_tokens"] // r["block_tokens"]]}
     assert named <= known
     assert sum(b["hits"] for b in blocks) == (told["resident"] + told["swapped"]) / 32
