@@ -68,7 +68,7 @@ class JsonLines:
         size = os.fstat(self._file).st_size
         if size and size + coming_bytes > self._max_bytes:
             self._rotate()
-        if self._torn:
+        if self._torn and size:
             _, error = _write(self._file, b"\n")
             if error is not None:
                 raise error
