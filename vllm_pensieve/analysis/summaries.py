@@ -15,7 +15,7 @@ from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.files import BLOCKS_SUFFIX
 from vllm_pensieve.trace.readers import find_trace, pensieve, read_trace
 from vllm_pensieve.trace.readers.lines import LineReader
-from vllm_pensieve.trace.readers.records import PensieveRecord
+from vllm_pensieve.trace.readers.records import BlockId, PensieveRecord
 from vllm_pensieve.trace.trace import Trace
 
 MEASURED = "measured"
@@ -61,7 +61,12 @@ def trace_label(path: Path) -> str:
     return name.removesuffix("_requests").removeprefix("prefix_")
 
 
-def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = False) -> PrefixStats:
+def read_prefix_stats(
+    prefix: Path,
+    format_name: str = "auto",
+    strict: bool = False,
+    block_tokens: int | None = None,
+) -> PrefixStats:
     """Read a trace and, if it is there, the file of blocks beside it.
 
     What the server did not record follows from the requests, as if its cache had no limit.
@@ -70,7 +75,7 @@ def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = Fa
         TraceError: as `read_trace`, for either file.
     """
     path = find_trace(prefix)
-    trace = read_trace(path, format_name, strict)
+    trace = read_trace(path, format_name, strict, block_tokens)
     ours = trace.format == pensieve.NAME
     measured, named = (
         _measured_requests(path, strict, trace.block_tokens) if ours else (None, set())
@@ -99,10 +104,10 @@ def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = Fa
 
 def _measured_requests(
     path: Path, strict: bool, block_tokens: int | None
-) -> tuple[NDArray[np.float64] | None, set[int]]:
+) -> tuple[NDArray[np.float64] | None, set[BlockId]]:
     """Reuse of each request, None unless every one has it; and the full blocks of prompts that were computed."""
     values: list[float | None] = []
-    blocks: set[int] = set()
+    blocks: set[BlockId] = set()
     for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME):
         if not record.choice:
             values.append(record.reuse_fraction)
@@ -114,7 +119,7 @@ def _measured_requests(
 
 def _measured_blocks(
     path: Path, strict: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float64], set[int], list[str]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64], set[BlockId], list[str]]:
     """Hits of each block, reuse gaps (s), the blocks' numbers, bad lines."""
     lines = LineReader(path, strict)
     records = [record for _, record in lines.records(BlockRecord, pensieve.NAME)]

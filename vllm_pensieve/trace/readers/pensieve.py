@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 
-import numpy as np
-
 from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.files import REQUESTS_SUFFIX as REQUESTS_SUFFIX
 from vllm_pensieve.trace.readers.builder import TraceBuilder
@@ -35,7 +33,7 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
         run, begun_s = runs.of(record)
         builder.add(
             begun_s + record.timestamp / 1000,
-            np.array(record.hash_ids, np.int64),
+            record.hash_ids,
             record.input_length,
             record.output_length,
             session=None if record.session_id is None else (run, record.session_id),
