@@ -100,7 +100,12 @@ def test_further_choices_of_one_request_are_left_out(chats):
         again = {"choice": choice, "request_id": f"{choice}_x", "reuse_fraction": 1.0}
         lines.append(json.dumps(record | again))
     path.write_text("\n".join(lines))
-    assert summarize(read_prefix_stats(chats)) == alone
+    stats = read_prefix_stats(chats)
+    assert "2 lines are further choices of a request" in " ".join(stats.trace.notes)
+    with_choices = summarize(stats)
+    for summary in (alone, with_choices):
+        del summary["trace"]
+    assert with_choices == alone and alone["reuse_fraction"]["count"] == 6
 
 
 def test_any_format_can_be_summarised(tmp_path):

@@ -64,6 +64,7 @@ def test_runs_of_a_server_in_one_file_follow_one_another_and_share_no_session(tm
     trace = read_trace(write(tmp_path / "t_requests.jsonl", [*run(0.0, 10), *run(3600.25, 20)]))
     assert trace.times_s.tolist() == [0.0, 10.0, 20.0, 3600.25, 3610.25, 3620.25]
     assert trace.session_of.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "the server was started 2 times" in " ".join(trace.notes)
     named = [record | {"run": "ab" if i < 3 else "cd"} for i, record in enumerate(run(0.0, 1) * 2)]
     assert read_trace(write(tmp_path / "n_requests.jsonl", named)).sessions == 2
 
