@@ -138,8 +138,10 @@ def test_the_trace_of_a_server_that_ends_is_there(tmp_path, tiny_model, case, op
     finally:
         server.stop()
     requests, blocks = recorded.lines("requests"), recorded.lines("blocks")
-    done = [r for r in requests if r["finish_reason"] == "length"]
-    assert len(done) == finished == SESSIONS * TURNS + CHOICES + 1
+    requests.sort(key=lambda record: record["time"])
+    done, rest = requests[:finished], requests[finished:]
+    assert finished == SESSIONS * TURNS + CHOICES + 1
+    assert [r["finish_reason"] for r in done] == ["length"] * finished
     for source, count in told.items():
         assert sum(r[f"prompt_tokens_{source}"] for r in done) == count
     assert all(
@@ -147,10 +149,10 @@ def test_the_trace_of_a_server_that_ends_is_there(tmp_path, tiny_model, case, op
     )
     assert told["swapped"] > 0
     if case == "the engine is killed":
-        assert len(requests) == finished and {b["fate"] for b in blocks} <= {"dropped"}
+        assert {b["fate"] for b in blocks} <= {"dropped"}
         return
-    rest = [r["finish_reason"] for r in requests if r not in done]
-    assert rest in (["abort"], ["unfinished"])
+    (in_flight,) = rest
+    assert in_flight["finish_reason"] in ("abort", "unfinished", "length")  # it may have been quick
     known = {block["block"] for block in blocks}
     left = [block["block"] for block in blocks if block["fate"] != "dropped"]
     assert {block["fate"] for block in blocks} == {"alive", "swapped", "dropped"}
@@ -164,11 +166,13 @@ def test_the_trace_of_a_server_that_ends_is_there(tmp_path, tiny_model, case, op
 def test_a_second_server_with_the_prefix_of_a_running_one_is_refused_before_it_loads_a_model(
     tmp_path, tiny_model
 ):
+    from vllm_pensieve.bench.server import free_port
+
     recorded = Recorded(tmp_path, tiny_model)
     try:
         arguments = list(recorded.server.command.arguments)
         done = subprocess.run(
-            [*arguments, "--port", str(recorded.server.command.port + 1)],
+            [*arguments, "--port", str(free_port())],
             env=recorded.server.command.environment,
             capture_output=True,
             text=True,
