@@ -100,6 +100,35 @@ def test_more_host_memory_than_there_is_is_refused_with_both_numbers(engine_args
         plugin.configure(args)
 
 
+def test_a_trace_that_could_not_be_written_is_refused_before_anything_is_loaded(
+    engine_args, tmp_path, monkeypatch
+):
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    from vllm_pensieve.trace.writer import TraceWriter
+
+    monkeypatch.setattr(CoreEngineProcManager, "shutdown", CoreEngineProcManager.shutdown)
+
+    def configured(prefix, **options):
+        settings = {"pensieve": {"trace_prefix": str(prefix)}}
+        plugin.configure(engine_args(additional_config=settings, **options))
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"trace .*file/t_.* cannot be written: .* choose another"
+    ):
+        configured(tmp_path / "file" / "t")
+    writer = TraceWriter(str(tmp_path / "t"), 10**9)
+    with pytest.raises(ConfigError, match=r"t_requests\.jsonl is being written by another engine"):
+        configured(tmp_path / "t")
+    configured(tmp_path / "t", data_parallel_rank=1)  # another engine of the same servers
+    writer.close()
+    configured(tmp_path / "t")
+    configured(tmp_path / "new" / "t")
+    assert CoreEngineProcManager.shutdown.leaves_time_for_traces
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_a_connector_of_the_users_is_kept_and_what_is_off_is_said(engine_args, caplog_vllm):
     from vllm.config import KVTransferConfig
 

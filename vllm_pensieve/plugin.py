@@ -61,18 +61,21 @@ def configure(engine_args: EngineArgs) -> None:
     if config.host_cache_gib:
         _add_host_tier(engine_args, config)
     if config.trace_prefix:
-        _make_way_for_the_trace(config.trace_prefix)
+        _make_way_for_the_trace(engine_args, config.trace_prefix)
     report_pensieve_stats()
 
 
-def _make_way_for_the_trace(prefix: str) -> None:
+def _make_way_for_the_trace(engine_args: EngineArgs, prefix: str) -> None:
     from vllm_pensieve.compat import leave_time_for_traces
     from vllm_pensieve.trace.errors import TraceError
-    from vllm_pensieve.trace.files import check_place
+    from vllm_pensieve.trace.files import check_place, engine_prefix
 
     if multiprocessing.parent_process() is None:  # else our own engine may be writing it already
         try:
-            check_place(prefix)
+            first_engine = (
+                engine_args.data_parallel_rank or engine_args.data_parallel_start_rank or 0
+            )
+            check_place(engine_prefix(prefix, first_engine))
         except TraceError as error:
             raise ConfigError(f"pensieve: {error}.") from error
     leave_time_for_traces(TRACE_END_S)
