@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from vllm_pensieve.analysis.served import Served, served
 from vllm_pensieve.analysis.simulate import SCHEMA, describe_trace
 from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.files import BLOCKS_SUFFIX
@@ -38,7 +40,7 @@ class PrefixStats:
     reuse_fraction: [requests], share of a prompt's tokens that was in the cache.
     block_hits: [blocks], uses after the first. reuse_gaps_s: [uses after the first].
     reuse_source, block_source: whether the server measured it or it follows from the requests alone.
-    skipped: bad lines of both files.
+    skipped: bad lines of both files. served: None where the server did not measure it.
     """
 
     trace: Trace
@@ -48,6 +50,7 @@ class PrefixStats:
     reuse_source: str
     block_source: str
     skipped: tuple[str, ...]
+    served: Served | None = None
 
     @property
     def label(self) -> str:
@@ -77,7 +80,8 @@ def read_prefix_stats(
     path = find_trace(prefix)
     trace = read_trace(path, format_name, strict, block_tokens)
     ours = trace.format == pensieve.NAME
-    measured, named = _measured_requests(path, strict) if ours else (None, set())
+    records = _whole_requests(path, strict) if ours else []
+    measured, named = _measured_reuse(records), _computed_blocks(records)
     block_path = path.with_name(path.name.replace(pensieve.REQUESTS_SUFFIX, BLOCKS_SUFFIX))
     skipped = list(trace.skipped)
     if block_path != path and block_path.exists():
@@ -97,20 +101,28 @@ def read_prefix_stats(
         REPLAYED if measured is None else MEASURED,
         block_source,
         tuple(skipped),
+        served([record for record in records if not record.choice]),
     )
 
 
-def _measured_requests(path: Path, strict: bool) -> tuple[NDArray[np.float64] | None, set[BlockId]]:
-    """Reuse of each request, None unless every one has it; and the full blocks of prompts that were computed."""
-    values: list[float | None] = []
+def _whole_requests(path: Path, strict: bool) -> list[PensieveRecord]:
+    return [record for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME)]
+
+
+def _measured_reuse(records: Sequence[PensieveRecord]) -> NDArray[np.float64] | None:
+    """Reuse of each request, whatever its number of choices; None unless every one has it."""
+    values = [record.reuse_fraction for record in records if not record.choice]
+    known = [value for value in values if value is not None]
+    return np.array(known, np.float64) if known and len(known) == len(values) else None
+
+
+def _computed_blocks(records: Sequence[PensieveRecord]) -> set[BlockId]:
+    """The full blocks of prompts that were computed."""
     blocks: set[BlockId] = set()
-    for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME):
-        if not record.choice:
-            values.append(record.reuse_fraction)
+    for record in records:
         if record.block_tokens and record.output_length:
             blocks.update(record.hash_ids[: record.input_length // record.block_tokens])
-    known = [value for value in values if value is not None]
-    return (np.array(known, np.float64) if len(known) == len(values) else None), blocks
+    return blocks
 
 
 def _measured_blocks(
