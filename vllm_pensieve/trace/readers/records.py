@@ -6,8 +6,10 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-Count = Annotated[int, Meta(ge=0)]
-Size = Annotated[int, Meta(ge=1)]
+MOST_TOKENS = 2**27
+"""More than any prompt has; what claims more is no length."""
+Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+Size = Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
 Time = Annotated[float, Meta(ge=0)]
 BlockId: TypeAlias = int | str
 """Any integer, however large, or string: it names a block and means nothing else."""
@@ -112,8 +114,9 @@ class KvctRequest(Struct, gc=False, rename={"input_tokens": "in", "output_tokens
     requests: list[KvctRequest] | None = None
 
     def __post_init__(self) -> None:
-        if any(last < first for first, last in self.hash_runs or ()):
-            raise ValueError("a run of hash_runs ends before it begins")
+        for first, last in self.hash_runs or ():
+            if not 0 <= last - first < MOST_TOKENS:
+                raise ValueError(f"[{first}, {last}] in hash_runs is no run of a prompt's blocks")
 
 
 class KvctSession(Struct, gc=False):
