@@ -9,6 +9,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 MOST_TOKENS = 2**27
 """More than any prompt has; what claims more is no length."""
 Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+Length = Annotated[float, Meta(ge=0, le=MOST_TOKENS)]
+"""A count that tools with columns of floats write as 1024.0."""
 Size = Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
 Time = Annotated[float, Meta(ge=0)]
 BlockId: TypeAlias = int | str
@@ -38,10 +40,10 @@ class MooncakeRecord(Struct, gc=False, rename=MARKS):
     created_time: Time | None = None
     delay: Time | None = None
     delay_ms: Time | None = None
-    input_length: Count | None = None
-    input_tokens: Count | None = None
-    output_length: Count | None = None
-    output_tokens: Count | None = None
+    input_length: Length | None = None
+    input_tokens: Length | None = None
+    output_length: Length | None = None
+    output_tokens: Length | None = None
     hash_ids: list[BlockId] | None = None
     session_id: int | str | None = None
     block_size: Size | None = None
