@@ -101,7 +101,7 @@ def test_chosen_workloads_are_all_that_workload_aware_lru_keeps(tmp_path):
 def test_skipped_lines_are_told(tmp_path):
     path = write(tmp_path / "chat.jsonl", [*MOONCAKE, "oops"])
     result = pensieve("simulate", path, "--capacity", "2", "--policy", "lru")
-    assert "1 bad lines skipped: line 3: " in result.output
+    assert "1 bad line skipped: line 3: " in result.output
     assert "line 3" in str(pensieve("simulate", path, "--strict").exception)
 
 

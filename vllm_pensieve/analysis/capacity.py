@@ -16,6 +16,8 @@ LARGEST = 2**40
 CURVE_POINTS = 16
 CURVE_LOWEST = 0.005
 """Of the unique blocks: where a capacity curve begins. It ends where everything fits."""
+SMALL_CAPACITIES = (64, 128, 256, 512)
+"""Blocks: those of the prefix-sharing study."""
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -56,6 +58,14 @@ def curve_capacities(unique_blocks: int) -> list[int]:
     """Capacities of a curve, evenly spaced on a logarithmic axis, up to all unique blocks."""
     lowest = max(1.0, CURVE_LOWEST * unique_blocks)
     return sorted(set(np.geomspace(lowest, unique_blocks, CURVE_POINTS).astype(int).tolist()))
+
+
+def doubling_capacities(unique_blocks: int) -> list[int]:
+    """Twice as many each, from 64 blocks to 512 at least, and until everything fits."""
+    capacities = list(SMALL_CAPACITIES)
+    while capacities[-1] < unique_blocks:
+        capacities.append(2 * capacities[-1])
+    return capacities
 
 
 def kv_bytes_per_token(config_path: Path) -> int:

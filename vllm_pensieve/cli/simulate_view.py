@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -28,11 +30,18 @@ def print_trace(trace: Trace) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if trace.skipped:
-        told = "; ".join(trace.skipped[:SHOWN_BAD_LINES])
-        console.print(
-            f"{len(trace.skipped):,} bad lines skipped: {escape(told)}",
+    print_skipped("", trace.skipped)
+
+
+def print_skipped(name: str, skipped: Sequence[str]) -> None:
+    """Print how many lines of a file were bad, and the first of them; nothing if none was."""
+    if skipped:
+        told = "; ".join(skipped[:SHOWN_BAD_LINES])
+        lines = "1 bad line" if len(skipped) == 1 else f"{len(skipped):,} bad lines"
+        Console().print(
+            f"{f'{name}: ' if name else ''}{lines} skipped: {told}",
             style="red",
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Hashable
+from pathlib import PurePath
 from typing import Any
 
 from typing_extensions import override
@@ -28,7 +29,10 @@ class TracingMixin(Scheduler):
         engine = self.parallel_config.data_parallel_rank
         prefix = f"{config.trace_prefix}_engine{engine}" if engine else config.trace_prefix
         writer = TraceWriter(prefix, int(config.trace_max_mb * 1e6))
-        self._recorder = TraceRecorder(writer, config.trace_workload, block_size, in_host_memory)
+        model = PurePath(self.vllm_config.model_config.served_model_name).name
+        self._recorder = TraceRecorder(
+            writer, config.trace_workload, block_size, in_host_memory, model=model
+        )
         atexit.register(self._end_trace)
         return self._recorder
 

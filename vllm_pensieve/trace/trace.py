@@ -36,6 +36,7 @@ class Trace:
     offsets: [requests + 1], where a request's blocks begin and end.
     times_s, input_tokens, output_tokens, workload_of, session_of: [requests].
     block_tokens: tokens of a block; None if the file does not tell.
+    model, recorded_on: who was served, and the day of the first request (ISO); None if the file does not tell.
     skipped: one text for each line that was left out.
     """
 
@@ -52,6 +53,8 @@ class Trace:
     unique_blocks: int
     block_tokens: int | None
     skipped: tuple[str, ...] = ()
+    model: str | None = None
+    recorded_on: str | None = None
 
     @property
     def requests(self) -> int:

@@ -15,7 +15,13 @@ TABLE_FACTOR = 16
 
 
 class TraceBuilder:
-    """`add` once a request, `build` at the end."""
+    """`add` once a request, `build` at the end.
+
+    model, recorded_on: of the trace, where a format tells them.
+    """
+
+    model: str | None = None
+    recorded_on: str | None = None
 
     def __init__(self, default_workload: str) -> None:
         self._default_workload = default_workload
@@ -75,6 +81,8 @@ class TraceBuilder:
             unique_blocks=unique,
             block_tokens=block_tokens,
             skipped=skipped,
+            model=self.model,
+            recorded_on=self.recorded_on,
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,10 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
     sizes = set()
     for number, record in lines.records(PensieveRecord, NAME):
         sizes.add(record.block_tokens)
+        if builder.model is None and isinstance(record.model, str):
+            builder.model = record.model
+        if builder.recorded_on is None:
+            builder.recorded_on = _day(record.time)
         if len(sizes) > 1:
             raise TraceError(
                 f"{lines.path}: line {number} has blocks of {record.block_tokens} tokens, earlier lines have others; "
@@ -37,3 +43,13 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
     told = next(iter(sizes), None)
     named = BLOCK_IN_NAME.search(lines.path.name)
     return told or (int(named[1]) if named else None)
+
+
+def _day(time_s: Any) -> str | None:
+    """The UTC day of seconds since 1970; None if they cannot be that."""
+    if not isinstance(time_s, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(time_s, UTC).date().isoformat()
+    except (OverflowError, OSError, ValueError):
+        return None

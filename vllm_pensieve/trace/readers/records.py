@@ -28,9 +28,9 @@ class MooncakeRecord(Struct, gc=False, rename=MARKS):
 
 
 class PensieveRecord(Struct, gc=False):
-    """A line of PREFIX_requests.jsonl; what only summaries use may be absent.
+    """A line of PREFIX_requests.jsonl; what only summaries and captions use may be absent.
 
-    timestamp: ms. Seconds and shares as their names say.
+    timestamp: ms. time: s since 1970. Seconds and shares as their names say.
     """
 
     request_id: str
@@ -41,6 +41,8 @@ class PensieveRecord(Struct, gc=False):
     session_id: str | None = None
     workload: str | None = None
     block_tokens: Annotated[int, Meta(ge=1)] | None = None
+    time: Any = None
+    model: Any = None
     prompt_tokens: Count | None = None
     reuse_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
 
