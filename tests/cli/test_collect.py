@@ -185,29 +185,6 @@ class TestAllWorkloadsWithoutAModel:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("mode", ["single", "multi"])
-def test_the_chat_of_the_study_is_recorded_under_its_names_and_can_be_simulated(tmp_path, mode):
-    answer = run(
-        [f"scripts/run_sharegpt_prefix_{mode}.py", "--conversations", "4", "--out", str(tmp_path)],
-        PREFIX_MODE=mode, HF_HUB_OFFLINE="1", COLUMNS="40", **DOCUMENTED,
-    )  # fmt: skip
-    assert is_quiet(answer), answer.stderr
-    assert len([line for line in answer.stdout.splitlines() if line.startswith("note: ")]) == 3
-    headings = " ".join(
-        ["trace", "requests", "prompts", "cached", "outputs", "lasts", "s", "took", "s", "model"]
-    )
-    assert headings in [" ".join(line.split()) for line in answer.stdout.splitlines()]
-    prefix = tmp_path / f"prefix_metrics_sharegpt_{mode}"
-    names = [f"{prefix.name}_{kind}.jsonl" for kind in ("blocks", "requests")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    for block in (16, 32, 64):
-        done = run(["tools/simulate_cache_policies.py", str(prefix), str(block), "LRU"])
-        assert done.returncode == 0, done.stderr
-        assert "capacity events hits misses hit rate" in " ".join(done.stdout.split())
-        assert (tmp_path / f"cache_hits_{mode}_b{block}_LRU.png").is_file()
-
-
-@pytest.mark.engine
 def test_the_clients_prompts_are_shown_so_that_they_can_be_read(tmp_path):
     answer = run(
         ["scripts/demo_sharegpt_client.py", "--simulate", "--conversations", "2", *GENERATED,
@@ -245,7 +222,7 @@ def test_with_a_model_blocks_of_16_tokens_are_recorded_without_it_and_that_is_sa
 
 @pytest.mark.engine
 def test_a_greeting_is_not_shared_and_a_letter_is_the_second_time(tmp_path):
-    answer = run(["scripts/demo_prefix_metrics_hello.py", "--out", str(tmp_path)])
+    answer = run(["scripts/demo_prefix_metrics_hello.py", "--simulate", "--out", str(tmp_path)])
     assert is_quiet(answer), answer.stderr
     assert "  | Hello world\n" in answer.stdout
     names = [f"prefix_metrics_toy_{kind}.jsonl" for kind in ("blocks", "requests")]
