@@ -72,8 +72,10 @@ def generate(llm, prompts: list[str], **params: Any) -> list[Any]:
 
 
 def test_hello_world_generates_hello_world(llm):
-    (output,) = generate(llm, ["Hello world"])
-    assert output.text == "Hello world"
+    prompt = "Hello world"
+    (output,) = generate(llm, [prompt])
+    print(f"\nPrompt: {prompt}\nGenerated text: {output.text}")  # seen with -s, as in the study
+    assert output.text == prompt
     assert output.finish_reason == "stop"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +58,35 @@ class PrefixStats:
         """The trace's short name, as in figures' file names."""
         return trace_label(Path(self.trace.name))
 
+    @property
+    def workload_label(self) -> str:
+        """The same without the size of blocks: traces of one workload share it."""
+        return workload_label(Path(self.trace.name))
+
+    @property
+    def size_title(self) -> str:
+        """The size of blocks in words."""
+        tokens = self.trace.block_tokens
+        return f"blocks of {tokens} tokens" if tokens else "blocks of unknown size"
+
+    @property
+    def title(self) -> str:
+        """Workload and size of blocks in words."""
+        return f"{self.workload_label}, {self.size_title}"
+
 
 def trace_label(path: Path) -> str:
-    """`chat_multi_b32` for `prefix_chat_multi_b32_requests.jsonl`."""
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return name.removesuffix("_requests").removeprefix("prefix_")
+    """`chat_multi_b32` for `prefix_chat_multi_b32_requests.jsonl`, `multi` for `prefix_metrics_sharegpt_multi_...`."""
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix("_requests")
+    for beginning in ("prefix_metrics_sharegpt_", "prefix_metrics_", "prefix_"):
+        if len(name) > len(beginning) and name.startswith(beginning):
+            return name.removeprefix(beginning)
+    return name
+
+
+def workload_label(path: Path) -> str:
+    """`chat_multi` for `prefix_chat_multi_b32_requests.jsonl`."""
+    return re.sub(r"(?<=.)_b\d+$", "", trace_label(path))
 
 
 def read_prefix_stats(

@@ -15,7 +15,7 @@ import typer
 
 from vllm_pensieve.bench.options import CompareOptions, make_plan
 from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
-from vllm_pensieve.cli.benchmark_options import Model, Modes, Sheet
+from vllm_pensieve.cli.benchmark_options import Model, Modes, Sheet, Strict
 from vllm_pensieve.config import MAX_NEW_TOKENS
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -41,9 +41,11 @@ def compare(
     dataset: Annotated[
         Path | None,
         typer.Option(
-            help="Conversations from a file in ShareGPT form (JSON or JSON lines, also .gz)."
+            help="Conversations from a file (JSON, JSON lines, Parquet; also .gz and .zst) or OWNER/NAME on the "
+            "Hugging Face hub."
         ),
     ] = None,
+    strict: Strict = False,
     sessions: Annotated[int | None, typer.Option(min=1, help="Conversations to replay.")] = None,
     turns: Annotated[
         int | None, typer.Option(min=1, help="Turns of each conversation (of a dataset: at most).")
@@ -93,6 +95,7 @@ def compare(
         modes=modes,
         workload=workload,
         dataset=dataset,
+        strict=strict,
         sessions=sessions,
         turns=turns,
         history_tokens=history_tokens,
@@ -124,6 +127,7 @@ def carry_out(
     """
     from vllm_pensieve.bench.compare import run_comparison
     from vllm_pensieve.bench.figures import draw_figures
+    from vllm_pensieve.bench.remarks import skipped_records
     from vllm_pensieve.bench.sheet import write_sheet
     from vllm_pensieve.bench.summary import build_summary, put_earlier_results_aside, write_summary
     from vllm_pensieve.cli.view import ConsoleView, print_summary
@@ -134,6 +138,10 @@ def carry_out(
     with ConsoleView(plan) as view:
         if earlier:
             view.note(f"earlier results are now in {earlier}")
+        for note in plan.notes:
+            view.note(note)
+        for remark in skipped_records(plan.workload):
+            view.note(remark)
         runs = run_comparison(
             plan,
             view,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from datetime import UTC, datetime
+from typing import Any
 
 from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.files import REQUESTS_SUFFIX as REQUESTS_SUFFIX
@@ -23,6 +25,10 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
     runs = Runs()
     for number, record in lines.records(PensieveRecord, NAME):
         sizes.add(record.block_tokens)
+        if builder.model is None and isinstance(record.model, str):
+            builder.model = record.model
+        if builder.recorded_on is None:
+            builder.recorded_on = _day(record.time)
         if len(sizes) > 1:
             raise TraceError(
                 f"{lines.path}: line {number} has blocks of {record.block_tokens} tokens, earlier lines have others; "
@@ -71,3 +77,13 @@ class Runs:
             self._beginnings_s.append(implied_s)
         begun_s = 0.0 if number == 0 else self._beginnings_s[number] - self._beginnings_s[0]
         return (number if record.run is None else record.run), begun_s
+
+
+def _day(time_s: Any) -> str | None:
+    """The UTC day of seconds since 1970; None if they cannot be that."""
+    if not isinstance(time_s, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(time_s, UTC).date().isoformat()
+    except (OverflowError, OSError, ValueError):
+        return None

@@ -58,7 +58,7 @@ class MooncakeRecord(Struct, gc=False, rename=MARKS):
 
 
 class PensieveRecord(Struct, gc=False):
-    """A line of PREFIX_requests.jsonl; what only summaries use may be absent, and what schema 1 had not.
+    """A line of PREFIX_requests.jsonl; what only summaries and captions use may be absent, and what schema 1 had not.
 
     timestamp: ms since the first arrival; in schema 1 of the run, else in the file. time: of the arrival, wall clock
     (s). choice: above 0 of the further choices of one request. Other seconds and shares as their names say.
@@ -75,6 +75,7 @@ class PensieveRecord(Struct, gc=False):
     session_id: str | None = None
     workload: str | None = None
     block_tokens: Size | None = None
+    model: Any = None
     prompt_tokens: Count | None = None
     prompt_tokens_resident: Count | None = None
     prompt_tokens_swapped: Count | None = None
