@@ -31,7 +31,7 @@ ul.legend span { display: inline-block; width: .8em; height: .8em; margin-right:
 p.advice { background: var(--box); padding: .6rem .8rem; border-radius: 4px; }
 p.note { color: var(--quiet); }
 @media (max-width: 40rem) {
-  th, td { padding: .25rem .35rem; font-size: .88em; }
+  th, td { padding: .25rem; font-size: .82em; }
   svg text { font-size: 20px; }
 }
 p.warning { color: var(--alarm); font-weight: 600; }
