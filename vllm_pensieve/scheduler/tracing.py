@@ -12,6 +12,7 @@ from vllm.logger import init_logger
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from vllm_pensieve.config import PLAIN, PensieveConfig
+from vllm_pensieve.metrics import PensieveStats
 from vllm_pensieve.scheduler.stopping import end_traces_in_time
 from vllm_pensieve.trace.names import Names
 from vllm_pensieve.trace.recorder import TraceRecorder
@@ -30,6 +31,7 @@ class TracingMixin(Scheduler):
     """Owns the trace's recorder. Does nothing while nothing is recorded."""
 
     _recorder: TraceRecorder | None = None
+    pensieve_stats: PensieveStats
 
     def _start_trace(
         self, config: PensieveConfig, block_size: int, in_host_memory: Callable[[Hashable], bool]
@@ -45,6 +47,10 @@ class TracingMixin(Scheduler):
         end_traces_in_time()
         atexit.register(self.end_trace)
         return self._recorder
+
+    def _count_lost_records(self) -> None:
+        if self._recorder is not None:
+            self.pensieve_stats.trace_records_lost = self._recorder.records_lost
 
     @property
     def traces(self) -> bool:
