@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Hashable
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -40,8 +41,9 @@ class TracingMixin(Scheduler):
         prefix = engine_prefix(config.trace_prefix, engine)
         writer = TraceWriter(prefix, int(config.trace_max_mb * 1e6))
         names = Names(plain_session_ids=config.trace_session_ids == PLAIN)
+        model = PurePath(self.vllm_config.model_config.served_model_name).name
         self._recorder = TraceRecorder(
-            writer, config.trace_workload, block_size, names, in_host_memory
+            writer, config.trace_workload, block_size, names, in_host_memory, model=model
         )
         end_traces_in_time()
         atexit.register(self.end_trace)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from datetime import UTC, datetime
+from typing import Any
 
 from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.files import REQUESTS_SUFFIX as REQUESTS_SUFFIX
@@ -24,6 +26,10 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
     further_choices = 0
     for number, record in lines.records(PensieveRecord, NAME):
         sizes.add(record.block_tokens)
+        if builder.model is None and isinstance(record.model, str):
+            builder.model = record.model
+        if builder.recorded_on is None:
+            builder.recorded_on = _day(record.time)
         if len(sizes) > 1:
             raise TraceError(
                 f"{lines.path}: line {number} has blocks of {record.block_tokens} tokens, earlier lines have others; "
@@ -85,3 +91,13 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+def _day(time_s: Any) -> str | None:
+    """The UTC day of seconds since 1970; None if they cannot be that."""
+    if not isinstance(time_s, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(time_s, UTC).date().isoformat()
+    except (OverflowError, OSError, ValueError):
+        return None
