@@ -112,7 +112,7 @@ def print_all_hits(
     """Print a table a policy: a row for each trace, a column for each of the small capacities."""
     for policy in policies:
         table = plain_table(
-            f"Block lookups that hit (%), {policy_title(policy)}, by capacity in blocks"
+            f"Hits of {policy_title(policy)} (%) by capacity (blocks)"
         )
         table.add_column("workload", no_wrap=True)
         for heading in ("block", *map(str, SMALL_CAPACITIES)):
