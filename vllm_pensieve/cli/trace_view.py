@@ -111,9 +111,7 @@ def print_all_hits(
 ) -> None:
     """Print a table a policy: a row for each trace, a column for each of the small capacities."""
     for policy in policies:
-        table = plain_table(
-            f"Hits of {policy_title(policy)} (%) by capacity (blocks)"
-        )
+        table = plain_table(f"Hits of {policy_title(policy)} (%) by capacity (blocks)")
         table.add_column("workload", no_wrap=True)
         for heading in ("block", *map(str, SMALL_CAPACITIES)):
             table.add_column(heading, justify="right", no_wrap=True)
