@@ -72,10 +72,10 @@ def generate(llm, prompts: list[str], **params: Any) -> list[Any]:
 
 
 def test_hello_world_generates_hello_world(llm):
-    prompt = "Hello world"
-    (output,) = generate(llm, [prompt])
-    print(f"\nPrompt: {prompt}\nGenerated text: {output.text}")  # seen with -s, as in the study
-    assert output.text == prompt
+    """Shown with `-s`."""
+    (output,) = generate(llm, ["Hello world"])
+    print(f"\nPrompt: Hello world\nGenerated text: {output.text}")
+    assert output.text == "Hello world"
     assert output.finish_reason == "stop"
 
 

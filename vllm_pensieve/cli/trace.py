@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vllm_pensieve.cli.collect import collect, events
-from vllm_pensieve.cli.simulate import check_writable
+from vllm_pensieve.cli.simulate import BlockTokens, check_writable
 from vllm_pensieve.cli.trace_caches import analyze_all, mix, policies
 from vllm_pensieve.cli.trace_files import Json, Out, Strict, folder_for, tell, write_json
 
@@ -29,27 +29,38 @@ Prefix = Annotated[
 
 
 @app.command("summarize")
-def summarize_trace(prefix: Prefix, json_out: Json = None, strict: Strict = False) -> None:
+def summarize_trace(
+    prefix: Prefix,
+    json_out: Json = None,
+    strict: Strict = False,
+    block_tokens: BlockTokens = None,
+) -> None:
     """Print how much of the prompts was found in the cache, and how often blocks are used again."""
     from vllm_pensieve.analysis.summaries import read_prefix_stats, summarize
     from vllm_pensieve.cli.trace_view import print_summaries
 
     check_writable(json_out)
-    stats = read_prefix_stats(prefix, strict=strict)
+    stats = read_prefix_stats(prefix, strict=strict, block_tokens=block_tokens)
     print_summaries([stats])
     if json_out:
         write_json(summarize(stats), json_out)
 
 
 @app.command("analyze")
-def analyze(prefix: Prefix, out: Out = None, json_out: Json = None, strict: Strict = False) -> None:
+def analyze(
+    prefix: Prefix,
+    out: Out = None,
+    json_out: Json = None,
+    strict: Strict = False,
+    block_tokens: BlockTokens = None,
+) -> None:
     """The summary, and the distributions as figures."""
     from vllm_pensieve.analysis.summaries import read_prefix_stats, summarize
     from vllm_pensieve.analysis.summary_figures import draw_reuse_cdfs
     from vllm_pensieve.cli.trace_view import print_summaries
 
     check_writable(json_out)
-    stats = read_prefix_stats(prefix, strict=strict)
+    stats = read_prefix_stats(prefix, strict=strict, block_tokens=block_tokens)
     print_summaries([stats])
     if json_out:
         write_json(summarize(stats), json_out)

@@ -56,11 +56,10 @@ def policies(
     from vllm_pensieve.analysis.summaries import workload_label
     from vllm_pensieve.cli.simulate_view import print_trace
     from vllm_pensieve.cli.trace_view import print_hits
-    from vllm_pensieve.trace.combine import coarsen
     from vllm_pensieve.trace.readers import read_trace
 
     names = parse_policies(policy.lower())
-    trace = coarsen(read_trace(find_sized(prefix, block), strict=strict), block)
+    trace = read_trace(find_sized(prefix, block), strict=strict, block_tokens=block)
     unique = trace.unique_blocks
     capacities = parse_capacities(capacity, unique) if capacity else doubling_capacities(unique)
     results = simulate(trace, Simulation(names, tuple(capacities)))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from vllm_pensieve.trace.errors import TraceError
-from vllm_pensieve.trace.readers.builder import renumber
+from vllm_pensieve.trace.numbering import renumber
 from vllm_pensieve.trace.trace import Trace
 
 
@@ -58,6 +58,8 @@ def interleave(traces: Sequence[Trace], in_turns: bool = False) -> Trace:
         skipped=tuple(line for trace in traces for line in trace.skipped),
         model=_all_of(trace.model for trace in traces),
         recorded_on=_all_of(trace.recorded_on for trace in traces),
+        records=sum(trace.records for trace in traces),
+        notes=tuple(f"{trace.name}: {note}" for trace in traces for note in trace.notes),
     )
 
 
@@ -85,7 +87,8 @@ def coarsen(trace: Trace, block_tokens: int) -> Trace:
             "only multiples"
         )
     lengths = np.diff(trace.offsets)
-    names_its_end = lengths * trace.block_tokens >= trace.input_tokens
+    known = trace.input_tokens > 0
+    names_its_end = known & (lengths * trace.block_tokens >= trace.input_tokens)
     ends = (trace.offsets[1:] - 1)[names_its_end & (lengths % factor != 0)]
     kept = trace.positions() % factor == factor - 1
     if not kept.any():

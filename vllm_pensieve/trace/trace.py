@@ -37,7 +37,8 @@ class Trace:
     times_s, input_tokens, output_tokens, workload_of, session_of: [requests].
     block_tokens: tokens of a block; None if the file does not tell.
     model, recorded_on: who was served, and the day of the first request (ISO); None if the file does not tell.
-    skipped: one text for each line that was left out.
+    skipped: one text for each record that was left out, of so many `records` in the file.
+    notes: what else is to be known before its numbers are believed.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Trace:
     skipped: tuple[str, ...] = ()
     model: str | None = None
     recorded_on: str | None = None
+    records: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def requests(self) -> int:
