@@ -108,7 +108,8 @@ class TestTheChain:
         assert "workload block requests mean median p90 p99 above 0 no limit" in printed
         for policy in ("LRU", "FIFO"):
             assert (
-                f"hit (%), {policy}, by capacity in blocks workload block 64 128 256 512" in printed
+                f"Hits of {policy} (%) by capacity (blocks) workload block 64 128 256 512"
+                in printed
             )
         for size in (16, 32, 64):
             assert len(re.findall(rf"chat_multi {size} ", printed)) == 4  # reuse, blocks, LRU, FIFO

@@ -283,7 +283,7 @@ def _print_recorded(console: Console, recorded: Sequence[Recorded]) -> None:
     for heading in ("requests", "prompts", "cached", "outputs", "lasts s", "took s"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("model", no_wrap=True)
-    for one in recorded:
+    for one in sorted(recorded, key=lambda one: one.recording.prefix.name):
         table.add_row(
             one.recording.prefix.name.removeprefix("prefix_").removeprefix("metrics_"),
             f"{len(one.replies):,}",

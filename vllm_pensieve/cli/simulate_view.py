@@ -32,19 +32,22 @@ def print_trace(trace: Trace) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for note in trace.notes:
-        console.print(f"note: {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
-    print_skipped("", trace.skipped, trace.records)
+    print_remarks(trace.notes, trace.skipped, trace.records)
 
 
-def print_skipped(name: str, skipped: Sequence[str], records: int) -> None:
-    """Print how many of a file's records were bad, and the first of them; nothing if none was."""
+def print_remarks(
+    notes: Sequence[str], skipped: Sequence[str], records: int, name: str = ""
+) -> None:
+    """Print what is to be known of a trace, and which of its records were left out. name: where it is to be told."""
+    console = Console()
+    beginning = f"{name}: " if name else ""
+    for note in notes:
+        text = escape(f"note: {beginning}{note}")
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
     if skipped:
-        told = about_skipped(skipped, records, SHOWN_BAD_LINES)
-        Console().print(
-            f"{name}: {told}" if name else told,
+        console.print(
+            escape(beginning + about_skipped(skipped, records, SHOWN_BAD_LINES)),
             style="bold red" if skipped_loudly(skipped, records) else "red",
-            markup=False,
             highlight=False,
             soft_wrap=True,
         )

@@ -12,7 +12,7 @@ from vllm_pensieve.analysis.mixed import OVERALL, MixedResult, infinite_hit_rate
 from vllm_pensieve.analysis.report import number
 from vllm_pensieve.analysis.simulate import Result
 from vllm_pensieve.analysis.summaries import PrefixStats, summarize
-from vllm_pensieve.cli.simulate_view import print_skipped, print_trace
+from vllm_pensieve.cli.simulate_view import print_remarks, print_trace
 from vllm_pensieve.cli.tables import plain_table, show
 from vllm_pensieve.trace.trace import Trace
 
@@ -103,7 +103,7 @@ def print_all_reuse(all_stats: Sequence[PrefixStats]) -> None:
     show(blocks)
     _note("gap s: median seconds between two uses of a block, and their 99th percentile")
     for stats in all_stats:
-        print_skipped(stats.trace.name, stats.skipped, stats.trace.records)
+        print_remarks(stats.trace.notes, stats.skipped, stats.trace.records, stats.trace.name)
 
 
 def print_all_hits(
@@ -111,9 +111,7 @@ def print_all_hits(
 ) -> None:
     """Print a table a policy: a row for each trace, a column for each of the small capacities."""
     for policy in policies:
-        table = plain_table(
-            f"Block lookups that hit (%), {policy_title(policy)}, by capacity in blocks"
-        )
+        table = plain_table(f"Hits of {policy_title(policy)} (%) by capacity (blocks)")
         table.add_column("workload", no_wrap=True)
         for heading in ("block", *map(str, SMALL_CAPACITIES)):
             table.add_column(heading, justify="right", no_wrap=True)

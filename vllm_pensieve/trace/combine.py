@@ -87,7 +87,8 @@ def coarsen(trace: Trace, block_tokens: int) -> Trace:
             "only multiples"
         )
     lengths = np.diff(trace.offsets)
-    names_its_end = lengths * trace.block_tokens >= trace.input_tokens
+    known = trace.input_tokens > 0
+    names_its_end = known & (lengths * trace.block_tokens >= trace.input_tokens)
     ends = (trace.offsets[1:] - 1)[names_its_end & (lengths % factor != 0)]
     kept = trace.positions() % factor == factor - 1
     if not kept.any():
