@@ -146,8 +146,8 @@ def replies_are_reused(lines: list[dict]) -> None:
 
 
 def test_a_killed_server_is_told_with_its_log_and_the_rest_is_measured(tmp_path):
-    process = start(tmp_path, *TINY, "--turns", "40", "--modes", "vllm-apc")
-    wait_for_lines(tmp_path / "requests.jsonl", 3, process)
+    process = start(tmp_path, *TINY, "--turns", "12", "--modes", "vllm-apc,vllm")
+    wait_for_lines(tmp_path / "requests.jsonl", 24 + 3, process)
     for pid in server_processes(tmp_path):
         os.kill(pid, signal.SIGKILL)
     output = finish(process)
@@ -156,10 +156,44 @@ def test_a_killed_server_is_told_with_its_log_and_the_rest_is_measured(tmp_path)
     (failure,) = summary["failures"]
     assert "SIGKILL" in failure["server"]
     assert failure["log_tail"][-1] in output
-    numbers = summary["modes"]["vllm-apc"]
-    assert numbers["requests"] == 80
-    assert 0 < numbers["failed"] <= 77
+    assert summary["modes"]["vllm-apc"]["missing"] == 0
+    numbers = summary["modes"]["vllm"]
+    assert numbers["requests"] == 24
+    assert 0 < numbers["failed"] <= 21
     assert sum(1 for line in records(tmp_path) if line["error"]) == numbers["failed"]
+    answered = 24 - numbers["failed"]
+    assert numbers["missing"] == numbers["failed"]
+    better = summary["speedup"]["vllm-apc/vllm"]
+    assert (better["requests"], better["left_out"]) == (answered, numbers["failed"])
+    assert better["throughput"] is None and better["ttft_mean"] > 0
+    told = " ".join(output.split())
+    assert f"vllm: {numbers['failed']} of 24 turns without an answer" in told
+    assert f"compared over the {answered} requests that both answered, without throughput" in told
+
+
+def test_a_turn_that_is_refused_is_told_with_those_that_were_not_sent_after_it(tmp_path):
+    process = start(
+        tmp_path,
+        *TINY,
+        *("--turns", "5", "--modes", "vllm-apc", "--sheet", str(tmp_path / "sheet.md")),
+        *("--", "--max-model-len", "400"),
+    )
+    output = finish(process)
+    assert process.returncode == 1, output
+    lines = records(tmp_path)
+    errors = [
+        [line["error"] for line in lines if line["session"] == f"session-0-{i}"] for i in (0, 1)
+    ]
+    for answered in errors:
+        first = next(number for number, error in enumerate(answered, start=1) if error)
+        assert 1 < first < 5
+        assert "400" in answered[first - 1] and "context" in answered[first - 1]
+        assert answered[first:] == [f"not sent: turn {first} of this session failed"] * (5 - first)
+    missing = sum(1 for line in lines if line["error"])
+    said = f"vllm-apc: {missing} of 10 turns without an answer"
+    assert said in " ".join(output.split())
+    assert said in (tmp_path / "sheet.md").read_text()
+    assert said in json.loads((tmp_path / "summary.json").read_text())["remarks"][0]
 
 
 def test_an_interruption_keeps_what_was_measured_and_stops_the_server(tmp_path):
