@@ -1,6 +1,7 @@
 """`pensieve bench transfers`: what it writes and shows, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,17 @@ def test_swap_ins_are_measured_once_for_each_block_size(small_run):
 def test_the_tables_show_both_directions_and_the_swap_ins(small_run):
     _, output = small_run
     assert "demo: 8192 bytes a token in 8 layers, KV cache on cpu" in output
-    for heading in ("store", "load", "by rows", "sequential", "pipelined", "speed-up", "hidden"):
+    for heading in ("store", "load", "rows", "sequential", "pipelined", "speed-up", "hidden"):
         assert heading in output
+
+
+def test_at_80_columns_nothing_is_cut():
+    command = ["bench", "transfers", "--blocks", "1,1000", "--block-tokens", "64", "--repeats", "1"]
+    answer = CliRunner().invoke(app, [*command, "--device", "cpu"], env={"COLUMNS": "80"})
+    assert answer.exit_code == 0, answer.output
+    assert "…" not in answer.output
+    assert max(map(len, answer.output.splitlines())) <= 80
+    assert re.search(r"scattered +64 +1000 +500\.0( +[\d.]+ +\d+% +[\d.]+){2}", answer.output)
 
 
 def test_the_bytes_that_are_timed_arrive(monkeypatch):

@@ -58,14 +58,18 @@ async def warm_up(target: Target) -> None:
 async def replay(target: Target, plan: Replay) -> None:
     """Run all conversations, at most `plan.concurrency` at a time, in their order.
 
-    A failure is recorded, not raised.
+    One that comes after another begins when that has ended. A failure is recorded, not raised.
     """
     start = time.monotonic()
     slots = asyncio.Semaphore(plan.concurrency)
+    ended = {conversation.session_id: asyncio.Event() for conversation in plan.conversations}
 
     async def one(conversation: Conversation, client: AsyncOpenAI) -> None:
+        if conversation.after is not None:
+            await ended[conversation.after].wait()
         async with slots:
             await _converse(client, target, conversation, start, plan.on_record)
+        ended[conversation.session_id].set()
 
     async with _client(target) as client, asyncio.TaskGroup() as group:
         for conversation in plan.conversations:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve import demo_model
+from vllm_pensieve.bench.model_files import config_path
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -53,6 +54,18 @@ def kv_shape(model: str, dtype: str | None = None) -> KvShape:
             f"--model {model}: cannot be read ({error}); give `demo` or a config.json"
         ) from error
     return _shape(config, model, dtype)
+
+
+def kv_gb_per_token(model: str, dtype: str | None) -> float:
+    """Return the GB that a model, given by its name, takes for a token. Raises UsageError if that is not known."""
+    try:
+        where = model if model == DEMO_MODEL_NAME else str(config_path(model))
+        return kv_shape(where, dtype).bytes_per_token / 10**9
+    except (UsageError, OSError, ValueError) as error:
+        raise UsageError(
+            f"how much KV {model} keeps for a token cannot be told ({error}); "
+            "give --gpu-cache and --cpu-cache"
+        ) from error
 
 
 def _bytes(dtype: str, model: str) -> int:

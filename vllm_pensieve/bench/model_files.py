@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ CONTEXT_NAMES = (
 """What configurations call the length of the context; the smallest counts, as in vLLM."""
 ALREADY_SCALED = ("default", "su", "longrope", "llama3", "yarn")
 """Kinds of rope scaling whose factor is part of that length already."""
+KEEP_ALL_TOKENS = "--disable-hybrid-kv-cache-manager"
 PLAIN_CHAT_TEMPLATE = (
     "{% for m in messages %}"
     "{{ m['role'] | capitalize + ':' + ('' if m['role'] == 'assistant' else ' ') + m['content'] + '\\n' }}"
@@ -69,6 +71,18 @@ def chat_options(model: str) -> tuple[str, ...]:
     if model == DEMO_MODEL_NAME or _has_chat_template(model):
         return ()
     return ("--chat-template", PLAIN_CHAT_TEMPLATE)
+
+
+def window_options(model: str, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the option with which vLLM keeps all tokens for all layers, for a model of which some have a window.
+
+    Without it the plugin steps back there. given: vLLM's options by the user, who may have decided that already.
+    """
+    if any(option.replace("--no-", "--").startswith(KEEP_ALL_TOKENS) for option in given):
+        return ()
+    config = None if model == DEMO_MODEL_NAME else _configuration(model)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return (KEEP_ALL_TOKENS,) if kinds == {"full_attention", "sliding_attention"} else ()
 
 
 @cache

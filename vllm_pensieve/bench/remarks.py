@@ -16,6 +16,7 @@ OWN_LOAD = 1.5
 def remarks(summary: dict[str, Any]) -> list[str]:
     """Return the sentences for a summary, those on missing requests first."""
     return [
+        *_stepped_back(summary["stepped_back"]),
         *_missing(summary),
         *_left_out(summary["speedup"]),
         *skipped_records(summary["workload"]),
@@ -36,6 +37,16 @@ def skipped_records(workload: dict[str, Any]) -> Iterator[str]:
     )
     if remark:
         yield remark
+
+
+def stepped_back_remark(mode: str, why: str) -> str:
+    """Return the sentence for a mode that was measured without the plugin, which it is about."""
+    return f"{mode}: the plugin STEPPED BACK, what was measured is vLLM's own caching: {why}"
+
+
+def _stepped_back(modes: dict[str, str]) -> Iterator[str]:
+    for mode, why in modes.items():
+        yield stepped_back_remark(mode, why)
 
 
 def _missing(summary: dict[str, Any]) -> Iterator[str]:

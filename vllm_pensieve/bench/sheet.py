@@ -54,9 +54,13 @@ def make_sheet(summary: dict[str, Any]) -> str:
         _section("Set-up", _table(("", ""), _set_up(summary))),
         _section("Expected and measured", _expected(summary)),
         _section("By mode", _table(("mode", "missing", *TIMES), _by_mode(summary["modes"]))),
-        _section("By class of user", _table(("class", "mode", *TIMES), _by_class(summary))),
+        _section(
+            "By class of user",
+            _table(("class", "mode", *TIMES, "prompt tokens from a cache"), _by_class(summary)),
+        ),
         _section("By turn", _by_turn(summary)),
         _section("Where prompt tokens came from", _hit_rates(summary["modes"])),
+        _section("Cache and batches", _cache(summary["modes"])),
         _section("Speed-ups", _speedups(summary["speedup"])),
         _section("Remarks", "".join(f"- {remark}\n" for remark in _remarks(summary))),
     ]
@@ -126,7 +130,7 @@ def _by_mode(modes: dict[str, Any]) -> list[list[str]]:
 
 def _by_class(summary: dict[str, Any]) -> list[list[str]]:
     return [
-        [user_class, name, *_times(own)]
+        [user_class, name, *_times(own), _percent(own["cached_share"])]
         for name, numbers in summary["modes"].items()
         for user_class, own in numbers.get("by_class", {}).items()
     ]
@@ -155,6 +159,31 @@ def _hit_rates(modes: dict[str, Any]) -> str:
     ]
     headings = ("resident (GPU hits)", "swapped (CPU hits)", "recovered", "new")
     return _table(("mode", "prompt tokens", *headings), rows)
+
+
+def _cache(modes: dict[str, Any]) -> str:
+    """What the plugin did with its memory, and how many requests were answered at the same time."""
+    rows = []
+    for name, numbers in modes.items():
+        cache, batch = numbers["cache"], numbers["batch"]
+        evictions = cache.get("evictions", {})
+        counts = (evictions.get("host"), evictions.get("dropped"), cache.get("recoveries"))
+        rows.append(
+            [
+                name,
+                *(_gigabytes(cache.get(f"{tier}_gb")) for tier in ("gpu", "cpu")),
+                *("-" if count is None else str(count) for count in counts),
+                "-" if batch["mean"] is None else f"{batch['mean']:.2f}",
+                str(batch["most"]),
+            ]
+        )
+    usage = ("GPU cache usage", "CPU cache usage")
+    evictions = ("evictions to host memory", "evictions, dropped", "recoveries")
+    return _table(("mode", *usage, *evictions, "batch, mean", "batch, most"), rows)
+
+
+def _gigabytes(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g} GB"
 
 
 def _speedups(speedups: dict[str, Any]) -> str:
@@ -200,7 +229,7 @@ def _expected(summary: dict[str, Any]) -> str:
 
 
 def _remarks(summary: dict[str, Any]) -> list[str]:
-    remarks = list(summary["remarks"])
+    remarks = [*summary["workload"].get("notes", []), *summary["remarks"]]
     if summary["interrupted"]:
         remarks.append("interrupted: these are the requests that had finished")
     if summary["outputs_identical"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from vllm_pensieve.bench.records import RequestRecord
@@ -158,7 +159,27 @@ def _request_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
         "e2e_s": spread([record.e2e_s for record in done if record.e2e_s is not None]),
         "tpot_s": spread([record.tpot_s for record in done if record.tpot_s is not None]),
         "output_tokens": output_tokens,
+        "batch": batch_sizes(done),
     }
+
+
+def batch_sizes(records: Sequence[RequestRecord]) -> dict[str, float | None]:
+    """Return how many requests were being answered at the same time: the mean while any was, and the most."""
+    changes = sorted(
+        change
+        for record in records
+        if record.e2e_s is not None
+        for change in ((record.start_s, 1), (record.start_s + record.e2e_s, -1))
+    )
+    busy_s = request_s = 0.0
+    most = running = 0
+    for (time_s, change), (next_s, _) in pairwise([*changes, (math.inf, 0)]):
+        running += change
+        most = max(most, running)
+        if running and next_s < math.inf:
+            busy_s += next_s - time_s
+            request_s += running * (next_s - time_s)
+    return {"mean": request_s / busy_s if busy_s else None, "most": most}
 
 
 def median_of(repeats: Sequence[Any]) -> Any:

@@ -41,7 +41,7 @@ def build_summary(
     repeats = {
         name: [
             mode_statistics(run.records, run.prompt_tokens, plan.classes, plan.requests)
-            | {"start_up_s": run.start_up_s}
+            | {"start_up_s": run.start_up_s, "cache": run.cache}
             for run in mode_runs
         ]
         for name, mode_runs in by_mode.items()
@@ -71,6 +71,7 @@ def build_summary(
         ),
         "repeats": repeats,
         "servers": {run.mode.name: _server(run) for run in runs if run.repeat == 0},
+        "stepped_back": {run.mode.name: run.stepped_back for run in runs if run.stepped_back},
         "unavailable": {
             run.mode.name: run.failure.reason or str(run.failure)
             for run in runs

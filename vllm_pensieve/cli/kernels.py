@@ -114,3 +114,10 @@ def _run(options: KernelOptions, json: Path | None) -> None:
         console.print(line, style="red", highlight=False, soft_wrap=True)
     if wrong:
         raise typer.Exit(WRONG_STATUS)
+    if options.verify:
+        results = sum(len(case["ways"]) for case in result["results"])
+        console.print(
+            f"Attention correctness check PASSED: {results} results equal dense attention",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -111,5 +111,5 @@ def run(options: ShareGptOptions) -> int:
 
     plan = plan_sharegpt(options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    Console().print(dataset_line(plan.workload), highlight=False)
+    Console().print(dataset_line(plan.workload), highlight=False, soft_wrap=True)
     return carry_out(plan, details)

@@ -4,7 +4,9 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,8 +28,12 @@ from vllm_pensieve.bench.compare import ModeRun
 from vllm_pensieve.bench.modes import Mode
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.remarks import stepped_back_remark
+from vllm_pensieve.cli.benchmark_view import phase_lines
+from vllm_pensieve.cli.numbers import seconds
 from vllm_pensieve.workloads.dataset import counted
 
+LOG_INTERVAL_S = 10.0
 DIFFERENCE_NOTE = (
     "(16-bit arithmetic rounds differently in other batches; "
     "`-- --dtype float32` tells whether it is only that)"
@@ -41,13 +47,19 @@ TABLE_CAPTION = (
 
 
 class ConsoleView:
-    """Shows one progress line per mode and repeat; a line of text at each change, so that a log
-    file tells the same.
+    """Shows a bar for each mode and repeat at a terminal, and lines of text in a log: when a mode starts and ends, how
+    far it is, and, in both, each turn when all conversations have had it.
     """
 
     def __init__(self, plan: ComparePlan) -> None:
         self._plan = plan
         self._console = Console()
+        self._live = self._console.is_terminal
+        self._name = ""
+        self._phase = 0
+        self._begun_s = self._told_s = 0.0
+        self._records: list[RequestRecord] = []
+        self._turns = TurnLines(plan)
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(),
@@ -55,7 +67,7 @@ class ConsoleView:
             TimeElapsedColumn(),
             TextColumn("{task.fields[state]}"),
         )
-        self._progress = Progress(*columns, console=self._console)
+        self._progress = Progress(*columns, console=self._console, disable=not self._live)
         self._task: TaskID | None = None
         self._failed = 0
 
@@ -83,6 +95,12 @@ class ConsoleView:
             else f"{mode.name} ({repeat + 1}/{self._plan.repeat})"
         )
         self._failed = 0
+        self._name, self._records = name, []
+        self._begun_s = self._told_s = time.monotonic()
+        self._phase += 1
+        for line in phase_lines(self._plan.workload, mode.name, self._phase):
+            self.note(line)
+        self._log(f"{name}: starting the server")
         self._task = self._progress.add_task(
             name, total=self._plan.requests, state="starting the server"
         )
@@ -90,16 +108,25 @@ class ConsoleView:
     def waiting(self, elapsed_s: float) -> None:
         """Show for how long the server has been starting."""
         self._set(state=f"starting the server, {elapsed_s:.0f} s")
+        self._log_now_and_then(f"{self._name}: starting the server, {elapsed_s:.0f} s")
 
     def measuring(self) -> None:
         """Show that requests are being sent."""
         self._set(state="measuring")
+        self._log(f"{self._name}: measuring, {self._plan.requests} requests")
 
     def recorded(self, record: RequestRecord) -> None:
         """Count a request; show why it failed, if it did."""
         if record.error:
             self._failed += 1
             self.note(f"  {record.session}, turn {record.turn} failed: {record.error}")
+        self._records.append(record)
+        line = self._turns.line(self._records)
+        if line is not None:
+            self.note(f"{self._name} {line}")
+        self._log_now_and_then(
+            f"{self._name}: {len(self._records)} of {self._plan.requests} requests"
+        )
         self._set(
             advance=1, state=f"measuring, {self._failed} failed" if self._failed else "measuring"
         )
@@ -109,23 +136,67 @@ class ConsoleView:
 
         When it did not start and the log names the reason, the reason is enough.
         """
+        took = f"after {time.monotonic() - self._begun_s:.0f} s"
         if run.unavailable:
             self._set(state="not available")
+            self._log(f"{self._name}: not available")
         elif run.failure:
             self._set(state="failed")
+            self._log(f"{self._name}: failed {took}")
             if run.start_up_s is not None or run.failure.reason is None:
                 self.note(f"{run.mode.name}: {run.failure}. The end of {run.command.log}:")
                 self.note(run.failure.log_tail)
         elif run.interrupted:
             self._set(state="interrupted")
+            self._log(f"{self._name}: interrupted {took}")
         else:
-            self._set(state=f"done, {self._failed} failed" if self._failed else "done")
+            state = f"done, {self._failed} failed" if self._failed else "done"
+            self._set(state=state)
+            self._log(f"{self._name}: {state}, {took}")
+        if run.stepped_back:
+            self.note(stepped_back_remark(run.mode.name, run.stepped_back))
         if self._task is not None:
             self._progress.stop_task(self._task)
+
+    def _log(self, text: str) -> None:
+        """One line where there is no terminal to show a bar."""
+        if not self._live:
+            self.note(text)
+
+    def _log_now_and_then(self, text: str) -> None:
+        if time.monotonic() - self._told_s >= LOG_INTERVAL_S:
+            self._told_s = time.monotonic()
+            self._log(text)
 
     def _set(self, **changes: Any) -> None:
         if self._task is not None:
             self._progress.update(self._task, **changes)
+
+
+class TurnLines:
+    """Tells when all conversations have had a turn, and how it went."""
+
+    def __init__(self, plan: ComparePlan) -> None:
+        lengths = [len(conversation.turns) for conversation in plan.conversations]
+        self._requests = {
+            turn: sum(length >= turn for length in lengths) for turn in range(1, max(lengths) + 1)
+        }
+
+    def line(self, records: Sequence[RequestRecord]) -> str | None:
+        """The line of the last record's turn, if that was the turn's last; else None."""
+        turn = records[-1].turn
+        own = [record for record in records if record.turn == turn]
+        if len(own) < self._requests.get(turn, 0):
+            return None
+        ttft = [record.ttft_s for record in own if record.ttft_s is not None]
+        if not ttft:
+            return f"Turn {turn}: none of {len(own)} requests answered"
+        total = sum(record.prompt_tokens for record in own)
+        cached = sum(record.cached_tokens for record in own) / total if total else 0.0
+        return (
+            f"Turn {turn}: TTFT {seconds(statistics.fmean(ttft))}, mean of {len(ttft)}; "
+            f"Cache {cached:.0%} of {total:,} prompt tokens"
+        )
 
 
 def print_summary(
@@ -141,7 +212,9 @@ def print_summary(
         if speedup["ttft_mean"] is None:
             continue
         mode, baseline = pair.split("/")
-        console.print(f"{mode} against {baseline}: {_speedup_text(speedup)}", highlight=False)
+        console.print(
+            f"Speedup, {mode} against {baseline}: {_speedup_text(speedup)}", highlight=False
+        )
     for remark in summary["remarks"]:
         console.print(f"note: {escape(remark)}", style="yellow", highlight=False)
     for mode, reason in summary["unavailable"].items():
@@ -174,6 +247,13 @@ def print_summary(
         console.print(file, highlight=False, soft_wrap=True)
 
 
+def print_lines(lines: Iterable[RenderableType]) -> None:
+    """Print what a command says last."""
+    console = Console()
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def _table(modes: dict[str, Any]) -> Table:
     table = Table(caption=TABLE_CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("mode", no_wrap=True)
@@ -201,13 +281,6 @@ def _table(modes: dict[str, Any]) -> Table:
 
 def _share(tokens: float | None, prompt: dict[str, Any]) -> str:
     return "-" if tokens is None or not prompt["total"] else f"{tokens / prompt['total']:.0%}"
-
-
-def seconds(value: float | None) -> str:
-    """Return a time to read: in milliseconds below a second, `-` for none."""
-    if value is None:
-        return "-"
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
 def _speedup_text(speedup: dict[str, Any]) -> str:

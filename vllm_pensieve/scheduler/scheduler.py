@@ -13,7 +13,6 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from vllm_pensieve.cache_groups import keeps_windows_whole
 from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
@@ -122,7 +121,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
             self.swapper.host.num_slots if self.swapper else 0,
             "on" if config.recovery else "off",
             ", every layer keeps all tokens, also those with a sliding window"
-            if keeps_windows_whole(self.kv_cache_config.kv_cache_groups)
+            if self.vllm_config.model_config.get_sliding_window() is not None
             else "",
             cost_model.depth_of_double_cost(),
         )
