@@ -252,7 +252,7 @@ def test_the_console_shows_the_same_figures_in_80_columns(capsys):
         f"{cold['throughput_rps']:.2f}",
     ]
     turn_10 = [made["speedup"][f"pensieve/{stock}"]["ttft_by_turn"][9] for stock in STOCK]
-    assert ["10", *(f"{factor:.2f}x" for factor in turn_10)] in lines
+    assert ["10", "3", *(f"{factor:.2f}x" for factor in turn_10)] in lines
     assert ["pensieve", "70.0%", "20.0%", "1.0%", "9.0%"] in lines
 
 

@@ -42,7 +42,7 @@ def closing(summary: dict[str, Any], out: Path) -> Iterator[RenderableType]:
     from rich.markup import escape
 
     from vllm_pensieve.bench.demo import returning_ttft_s
-    from vllm_pensieve.cli.view import seconds
+    from vllm_pensieve.cli.numbers import seconds
 
     times = returning_ttft_s(summary)
     yield ""
