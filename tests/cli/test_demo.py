@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from vllm_pensieve.bench.demo import CHATS, make_demo_plan
-from vllm_pensieve.bench.kv_shape import kv_shape
 from vllm_pensieve.bench.plan import GIB
 from vllm_pensieve.cli.demo import closing
+from vllm_pensieve.kv_shape import kv_shape
 from vllm_pensieve.workloads.errors import UsageError
 
 

@@ -72,9 +72,13 @@ def test_a_bit_that_flips_in_host_memory_is_found_and_the_block_computed_again(
     host = served.scheduler.swapper.host
     slot = host.find(served.keys(prompt)[5])
     served.connector.worker.copier._host[2][slot, 17] ^= 4
+    stats = served.scheduler.pensieve_stats
+    changed, failed = stats.checksum_failures, stats.failed_loads
     (output,) = served.serve([prompt])
     assert_equal(output, prompt)
     assert "have changed" in caplog_vllm.text
+    assert (stats.checksum_failures - changed, stats.failed_loads - failed) == (1, 1)
+    assert stats.load_wait_seconds > 0
     served.assert_nothing_left()
     (again,) = served.serve([prompt])
     assert_equal(again, prompt)

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from vllm.config import CacheConfig, KVTransferConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    KVEventsConfig,
+    KVTransferConfig,
+    ModelConfig,
+    SchedulerConfig,
+    VllmConfig,
+)
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
@@ -92,6 +99,7 @@ class World:
         cache_group: KVCacheSpec | None = None,
         connector: KVTransferConfig | None = None,
         host_blocks: int = 0,
+        kv_events: bool = False,
     ) -> None:
         init_none_hash(sha256)
         of_worker = worker_kv_cache_config(blocks, cache_group)
@@ -120,6 +128,7 @@ class World:
                 scheduler_reserve_full_isl=whole_sequence_must_fit,
             ),
             kv_transfer_config=connector,
+            kv_events_config=KVEventsConfig(enable_kv_cache_events=kv_events, publisher="null"),
             additional_config={"pensieve": {"step_cost_tokens": 0} | (settings or {})},
         )
         config.scheduler_config.async_scheduling = (

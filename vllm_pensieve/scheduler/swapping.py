@@ -39,6 +39,7 @@ class SwappingMixin(Scheduler):
     """
 
     swapper: Swapper | None = None
+    pensieve_stats: PensieveStats
     _clock: StepClock
     _hash_log: HashLog
     _block_bytes: int
@@ -56,7 +57,8 @@ class SwappingMixin(Scheduler):
         on_dropped: called with the key of every block whose only copy is given up.
         """
         num_blocks = self.kv_cache_manager.block_pool.num_gpu_blocks
-        host = HostTier(num_slots, new_order(), on_dropped)
+        announcer = self.kv_cache_manager.block_pool.announcer
+        host = HostTier(num_slots, new_order(), on_dropped, announcer)
         self.swapper = Swapper(host, new_order(), self._clock)
         self._hash_log = HashLog()
         self._block_bytes = block_bytes(self.kv_cache_config)
@@ -98,6 +100,7 @@ class SwappingMixin(Scheduler):
         """Some blocks could not be loaded: take back whatever rests on them, and begin those requests again."""
         if self.swapper is None:
             return super()._handle_invalid_blocks(invalid_block_ids, *args, **kwargs)
+        self.pensieve_stats.failed_loads += len(invalid_block_ids)
         manager = self.kv_cache_manager
         pool = manager.block_pool
         tables = {r.request_id: manager.get_block_ids(r.request_id)[0] for r in self.running}
@@ -129,6 +132,8 @@ class SwappingMixin(Scheduler):
         report = kv_connector_output.kv_connector_worker_meta
         if self.swapper is not None and isinstance(report, SwapReport):
             self.swapper.host.discard(report.bad_slots)
+            self.pensieve_stats.checksum_failures += len(report.changed_slots)
+            self.pensieve_stats.load_wait_seconds += report.load_wait_s
 
     @override
     def reset_connector_cache(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -60,14 +60,24 @@ class SwapMetadata(KVConnectorMetadata):
 
 @dataclass
 class SwapReport(KVConnectorWorkerMetadata):
-    """Slots that turned out bad, on their way to the scheduler."""
+    """How a worker's copies went, on its way to the scheduler.
+
+    bad_slots: slots whose content is not good. changed_slots: those of them that did not have their checksum any more.
+    load_wait_s: seconds that the worker's own thread waited for loads.
+    """
 
     bad_slots: set[int]
+    changed_slots: set[int] = field(default_factory=set)
+    load_wait_s: float = 0.0
 
     @override
     def aggregate(self, other: KVConnectorWorkerMetadata) -> SwapReport:
         assert isinstance(other, SwapReport), type(other)
-        return SwapReport(self.bad_slots | other.bad_slots)
+        return SwapReport(
+            self.bad_slots | other.bad_slots,
+            self.changed_slots | other.changed_slots,
+            max(self.load_wait_s, other.load_wait_s),  # workers wait at the same time
+        )
 
 
 def host_slots(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> int:
@@ -192,11 +202,15 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
 
     @override
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        if self.worker is not None:
-            bad_slots = self.worker.take_bad_slots()
-        else:
+        if self.worker is None:
             bad_slots, self._undone_slots = self._undone_slots, set()
-        return SwapReport(bad_slots) if bad_slots else None
+            return SwapReport(bad_slots) if bad_slots else None
+        report = SwapReport(
+            self.worker.take_bad_slots(),
+            self.worker.take_changed_slots(),
+            self.worker.take_load_wait(),
+        )
+        return report if report.bad_slots or report.load_wait_s else None
 
     @override
     def shutdown(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from vllm.logger import init_logger
@@ -45,6 +47,8 @@ class SwapWorker:
         self._loading: Sequence[tuple[int, int]] = ()
         self._bad_slots: set[int] = set()
         self._new_bad_slots: set[int] = set()
+        self._changed_slots: set[int] = set()
+        self._load_wait_s = 0.0
         self._bad_blocks: set[int] = set()
 
     @classmethod
@@ -120,11 +124,12 @@ class SwapWorker:
         self._loading = self._loadable(self._plan.loads)
         if self._loading:
             try:
-                self.copier.load(self._loading)
-                if not layer_by_layer:
-                    self.copier.wait_for_load()
-                elif self._unannounced:
-                    self.copier.wait_for_layer(self._unannounced - 1)
+                with self._waiting_for_loads():
+                    self.copier.load(self._loading)
+                    if not layer_by_layer:
+                        self.copier.wait_for_load()
+                    elif self._unannounced:
+                        self.copier.wait_for_layer(self._unannounced - 1)
             except CopyError as error:
                 self._load_failed(error)
         if self._plan.loads:
@@ -134,10 +139,11 @@ class SwapWorker:
         """Before this layer reads its KV cache."""
         if self._loading:
             try:
-                if name in self._layers:
-                    self.copier.wait_for_layer(self._layers[name])
-                else:  # one that reads the cache of another layer
-                    self.copier.wait_for_load()
+                with self._waiting_for_loads():
+                    if name in self._layers:
+                        self.copier.wait_for_layer(self._layers[name])
+                    else:  # one that reads the cache of another layer
+                        self.copier.wait_for_load()
             except CopyError as error:
                 self._load_failed(error)
 
@@ -145,11 +151,20 @@ class SwapWorker:
         """The forward pass has been launched, or there is none."""
         if self._loading:
             try:
-                self.copier.wait_for_load()
+                with self._waiting_for_loads():
+                    self.copier.wait_for_load()
             except CopyError as error:
                 self._load_failed(error)
             self._loading = ()
         self._plan = NO_PLAN
+
+    @contextmanager
+    def _waiting_for_loads(self) -> Iterator[None]:
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._load_wait_s += time.perf_counter() - began_s
 
     def _begin_ahead(self) -> None:
         """Before the forward pass is launched, behind this step's loads: so the copies are made beside it."""
@@ -161,7 +176,12 @@ class SwapWorker:
                 self._store_failed(self._ahead, error)
                 self._ahead = ()
 
-    # -- what went wrong
+    # -- how it went
+
+    def take_load_wait(self) -> float:
+        """Seconds that the caller's thread waited for loads since the last call. On a GPU streams wait, not threads."""
+        waited_s, self._load_wait_s = self._load_wait_s, 0.0
+        return waited_s
 
     def take_bad_blocks(self) -> set[int]:
         """Blocks that should have been loaded and were not, since the last call."""
@@ -173,6 +193,11 @@ class SwapWorker:
         bad, self._new_bad_slots = self._new_bad_slots, set()
         return bad
 
+    def take_changed_slots(self) -> set[int]:
+        """Slots that did not have their checksum since the last call."""
+        changed, self._changed_slots = self._changed_slots, set()
+        return changed
+
     def _loadable(self, loads: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
         bad = {slot for slot, _ in loads if slot in self._bad_slots}
         if self._checksums is not None and loads:
@@ -180,6 +205,7 @@ class SwapWorker:
             mismatched = self._checksums.mismatched(slot for slot, _ in loads if slot not in bad)
             if mismatched:
                 logger.error("Pensieve: %d blocks in host memory have changed", len(mismatched))
+                self._changed_slots |= mismatched
             bad |= mismatched
         if not bad:
             return loads
