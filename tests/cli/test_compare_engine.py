@@ -176,7 +176,7 @@ def test_a_turn_that_is_refused_is_told_with_those_that_were_not_sent_after_it(t
         tmp_path,
         *TINY,
         *("--turns", "5", "--modes", "vllm-apc", "--sheet", str(tmp_path / "sheet.md")),
-        *("--", "--max-model-len", "400"),
+        *("--", "--max-model-len", "390"),
     )
     output = finish(process)
     assert process.returncode == 1, output
