@@ -18,6 +18,9 @@ from vllm_pensieve.cli import main
 LOOPED = ("gpt2", "facebook/opt-125m")
 """What `$model` stands for in the guide's loops."""
 
+ROOM_GB = 16
+"""What is given to KV and host memory where 20 GB are free."""
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,6 +52,7 @@ def planned(models, monkeypatch):
         raise Stop
 
     monkeypatch.setattr("vllm_pensieve.serving.Server", no_engine)
+    monkeypatch.setattr("vllm_pensieve.swap.host_memory.available_bytes", lambda: 20 * 10**9)
     monkeypatch.delenv("MAX_NEW_TOKENS", raising=False)
     monkeypatch.chdir(models)
 
@@ -81,13 +85,13 @@ def test_a_line_is_accepted_and_planned(planned, line, capsys):
         if hasattr(plan, "conversations"):
             assert len(plan.conversations[0].turns) >= 5
         notes = " ".join(getattr(plan, "notes", ())) + capsys.readouterr().err
-    if float(asked.get("--gpu-cache", 0)) + float(asked.get("--cpu-cache", 0)) > 1000:
-        assert "asked for" in notes
+    wanted_gb = float(asked.get("--gpu-cache", 0)) + float(asked.get("--cpu-cache", 0))
+    assert ("GB asked for" in notes) == (wanted_gb > ROOM_GB)
 
 
 def _accepted_by_vllm(arguments: tuple[str, ...]) -> None:
     """vLLM's own parser takes the server's command line; it ends the process otherwise."""
-    from vllm.entrypoints.openai.cli_args import make_arg_parser
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = make_arg_parser(FlexibleArgumentParser())
@@ -162,3 +166,13 @@ def test_a_line_runs(models, line):
     typed = "What is machine learning?\nstats\nexit\n" if "--interactive" in line.text else ""
     run = run_line(line, models, typed=typed, variables={"model": LOOPED[0]}, timeout_s=3000.0)
     ran(run)
+
+
+@pytest.mark.engine
+def test_the_comparison_script_asks_both_modes_the_same_five_questions(models):
+    script = Path(__file__).parents[2] / "scripts" / "test_comparison.sh"
+    line = Line("guide-execution.txt:601", f"{script} --model gpt2")
+    output = ran(run_line(line, models, more=("--gpu-cache", "0.05")))
+    assert output.index("TEST 1: vLLM BASELINE") < output.index("TEST 2: PENSIEVE")
+    assert output.count(">>> What applications use neural networks?") == 2
+    assert "N/A (stateless)" in output and "GPU hit rate" in output
