@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,16 @@ def test_the_comparison_script_asks_both_modes_the_same_five_questions(models):
     assert output.index("TEST 1: vLLM BASELINE") < output.index("TEST 2: PENSIEVE")
     assert output.count(">>> What applications use neural networks?") == 2
     assert "N/A (stateless)" in output and "GPU hit rate" in output
+
+
+@pytest.mark.engine
+def test_a_plugin_that_stepped_back_is_said_in_the_terminal_the_summary_and_the_sheet(models):
+    """Gemma 2 with vLLM's two cache groups, which the benchmark's own option for such models would avoid."""
+    words = "--mode pensieve --model google/gemma-2-27b-it --turns 2 --history-tokens 64 --request-interval 0"
+    more = "--max-new-tokens 4 --gpu-cache 0.05 --cpu-cache 0.05 --out stepped --sheet stepped.md"
+    line = Line("guide-execution.txt:1551", f"python main.py {words} {more}")
+    output = ran(run_line(line, models, more=("--", "--no-disable-hybrid-kv-cache-manager")))
+    assert "pensieve: the plugin STEPPED BACK" in output
+    summary = json.loads((models / "stepped" / "summary.json").read_text())
+    assert "sliding window" in summary["stepped_back"]["pensieve"]
+    assert "STEPPED BACK" in (models / "stepped.md").read_text()
