@@ -126,6 +126,25 @@ def make_bpe_llama(folder: Path, merges: int = 500) -> Path:
     return made
 
 
+def make_gemma4(folder: Path, window_tokens: int) -> Path:
+    """Every other layer has a window; the others have heads of twice the size, so their blocks do as well."""
+    from transformers import Gemma4ForCausalLM, Gemma4TextConfig
+
+    config = Gemma4TextConfig(
+        **SHAPE,
+        **SHARP,
+        sliding_window=window_tokens,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        global_head_dim=64,
+        num_global_key_value_heads=2,
+        num_kv_shared_layers=0,
+        hidden_size_per_layer_input=0,
+        attention_k_eq_v=False,
+        enable_moe_block=False,
+    )
+    return _save(folder, Gemma4ForCausalLM, config)
+
+
 def save_tokenizer(folder: Path) -> None:
     """One byte is one token; no chat template."""
     from transformers import PreTrainedTokenizerFast

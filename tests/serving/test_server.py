@@ -93,6 +93,25 @@ def test_answers_are_those_of_stock_vllm_whatever_was_evicted_swapped_or_recover
         server.forget(f"s{session}")
 
 
+def test_what_the_next_turn_will_recover_is_told_before_and_is_what_it_recovers(server):
+    """Of a session whose blocks were all dropped nothing is recovered; of one with a hole, the hole."""
+    server.reset()
+    server.process_request("to recover", TEXT * 4, 8)
+    assert str(server.recovery("to recover")).startswith("No recovery needed")
+    tokens = server.token_ids("to recover")
+    pool = server.inspection.scheduler.kv_cache_manager.block_pool
+    blocks = server.inspection.cached_block_ids(tokens)
+    pool.evict_blocks({blocks[1], blocks[2], blocks[5]})
+    plan = server.recovery("to recover")
+    assert plan.runs == ((32, 96), (160, 192)) and plan.tokens == 96
+    assert plan.kept_tokens == len(tokens[:-1]) // 32 * 32
+    assert 0 < plan.cost < plan.cost_without and not plan.in_seconds
+    assert "2 dropped runs, 96 tokens, " in str(plan) and " GFLOP instead of " in str(plan)
+    before = server.statistics().prompt_tokens["recovered"]
+    server.process_request("to recover", "and then?", 4)
+    assert server.statistics().prompt_tokens["recovered"] - before == plan.tokens
+
+
 def test_a_second_server_of_the_process_has_its_own_host_tier_and_leaves_the_first_alone(
     server, tiny_model
 ):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from vllm_pensieve.bench.client import Replay, Target, replay, warm_up
 from vllm_pensieve.bench.counters import cache_numbers, prompt_tokens_by_source, read_counters
-from vllm_pensieve.bench.kv_shape import kv_gb_per_token
+from vllm_pensieve.bench.model_files import kv_gb_per_token
 from vllm_pensieve.bench.modes import Mode
 from vllm_pensieve.bench.plan import BLOCK_TOKENS, ComparePlan, server_command
 from vllm_pensieve.bench.records import RecordFile, RequestRecord

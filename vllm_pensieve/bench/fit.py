@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_pensieve.bench.kv_shape import kv_gb_per_token
 from vllm_pensieve.bench.machine import describe_machine, is_cpu_build
-from vllm_pensieve.bench.model_files import config_path, context_limit
+from vllm_pensieve.bench.model_files import config_path, context_limit, kv_gb_per_token
 from vllm_pensieve.bench.plan import BLOCK_TOKENS, GB
 from vllm_pensieve.bench.server_options import value_of, workers
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME

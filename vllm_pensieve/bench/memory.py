@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_pensieve.bench.fit import fit_memory, machine_room
-from vllm_pensieve.bench.kv_shape import kv_gb_per_token
+from vllm_pensieve.bench.model_files import kv_gb_per_token
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.options import Memory, rounded_context
 from vllm_pensieve.bench.plan import GB, GIB

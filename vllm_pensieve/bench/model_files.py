@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, MAX_POSITION
+from vllm_pensieve.kv_shape import kv_shape
+from vllm_pensieve.workloads.errors import UsageError
 
 CONTEXT_NAMES = (
     "max_position_embeddings",
@@ -115,3 +117,17 @@ def _is_stretched(config: Any) -> bool:
         part.get("factor") and part.get("rope_type", "default") not in ALREADY_SCALED
         for part in kinds
     )
+
+
+def kv_gb_per_token(model: str, dtype: str | None) -> float:
+    """Return the GB (10^9 bytes) that a model, given by its name, takes for a token.
+
+    Raises UsageError if that is not known.
+    """
+    try:
+        where = model if model == DEMO_MODEL_NAME else str(config_path(model))
+        return kv_shape(where, dtype).bytes_per_token / 10**9
+    except (UsageError, OSError, ValueError) as error:
+        raise UsageError(
+            f"how much KV {model} keeps for a token is not known ({error}); give --gpu-cache and --cpu-cache"
+        ) from error

@@ -87,8 +87,8 @@ def compare(
     """Measure vLLM with and without the plugin on the same conversations.
 
     Each mode's server runs alone, is driven over HTTP by streaming clients, and is stopped again.
-    Without options this is the demonstration: the built-in model, 8,192 tokens of history. Ctrl-C
-    stops the servers and keeps what was measured.
+    Without options the built-in model talks about texts of 8,192 tokens, with memory for all of them;
+    `pensieve demo` is a ready-made comparison with less memory. Ctrl-C stops the servers and keeps what was measured.
     """
     options = CompareOptions(
         model=model,
@@ -119,18 +119,20 @@ def compare(
 def carry_out(
     plan: ComparePlan,
     details: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
+    closing: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
 ) -> int:
     """Run the comparison, write and print its results; return the exit status (1: something failed,
     130: interrupted).
 
-    details: makes from the summary what a benchmark prints beside the table of the modes.
+    details: makes from the summary what a benchmark prints after the table of the modes. closing: what is printed last
+    when every request was answered.
     """
     from vllm_pensieve.bench.compare import run_comparison
     from vllm_pensieve.bench.figures import draw_figures
     from vllm_pensieve.bench.remarks import skipped_records
     from vllm_pensieve.bench.sheet import write_sheet
     from vllm_pensieve.bench.summary import build_summary, put_earlier_results_aside, write_summary
-    from vllm_pensieve.cli.view import ConsoleView, print_summary
+    from vllm_pensieve.cli.view import ConsoleView, print_lines, print_summary
 
     command = command_line()
     date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -167,7 +169,10 @@ def carry_out(
     print_summary(summary, plan.out, files, details(summary))
     if summary["interrupted"]:
         return INTERRUPTED_STATUS
-    return FAILED_STATUS if summary["failures"] else 0
+    if summary["failures"]:
+        return FAILED_STATUS
+    print_lines(closing(summary))
+    return 0
 
 
 def command_line() -> str:

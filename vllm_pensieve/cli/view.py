@@ -247,6 +247,13 @@ def print_summary(
         console.print(file, highlight=False, soft_wrap=True)
 
 
+def print_lines(lines: Iterable[RenderableType]) -> None:
+    """Print what a command says last."""
+    console = Console()
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def _table(modes: dict[str, Any]) -> Table:
     table = Table(caption=TABLE_CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("mode", no_wrap=True)

@@ -9,8 +9,9 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
 from vllm.v1.request import Request
 
+from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.scheduler.scheduler import PensieveMixin
-from vllm_pensieve.swap.connector import block_bytes
+from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Source, plan_restore
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import BlockHashWithGroupId
@@ -114,6 +115,25 @@ class Inspection:
         if not keys:
             return ["dropped"] * (len(token_ids) // size)
         return [self._state(key) for key in keys]
+
+    def restore_plan(self, token_ids: Sequence[int]) -> RestorePlan:
+        """What a prompt that begins with these tokens would do with their full blocks, as things stand now."""
+        if not self.adopted:
+            return RestorePlan()
+        sources = {"resident": Source.RESIDENT, "swapped": Source.SWAPPED, "dropped": None}
+        states = self.block_states(token_ids)
+        return plan_restore([sources[state] for state in states], self.restore_costs)
+
+    @property
+    def restore_costs(self) -> RestoreCosts:
+        """What restore plans are made by; for schedulers of the plugin only."""
+        costs: RestoreCosts = self.scheduler.kv_cache_manager.restore_costs
+        return costs
+
+    @property
+    def costs_in_seconds(self) -> bool:
+        """Whether those costs are seconds of a cost profile; else they are FLOPs."""
+        return self.scheduler.costs.profile is not None
 
     def _state(self, key: BlockHashWithGroupId) -> str:
         cached = self.scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block

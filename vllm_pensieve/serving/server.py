@@ -14,6 +14,7 @@ from vllm_pensieve.serving.engine import Engine
 from vllm_pensieve.serving.history import NEXT_USER, History, Prompt
 from vllm_pensieve.serving.interrupts import interrupts_held_back
 from vllm_pensieve.serving.options import ServerOptions, check_reply_length
+from vllm_pensieve.serving.recovery import Recovery
 from vllm_pensieve.serving.statistics import STATES, Statistics, mean_by_turn
 from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.text import whole_characters
@@ -318,6 +319,21 @@ class Server:
                 ttft_by_turn_s=mean_by_turn(self._times),
                 stateless=inspection.stateless,
             )
+
+    def recovery(self, session_id: str) -> Recovery:
+        """What the next turn of a session would compute again of what was dropped.
+
+        Raises:
+            UsageError: there is no such session, or the plugin does not serve it: it is off, or has stepped back.
+        """
+        with self._lock:
+            token_ids, inspection = self.token_ids(session_id), self.inspection
+            if not inspection.adopted:
+                raise UsageError(
+                    f"nothing is recovered in mode {self.options.mode} with this model: the plugin is off or steps back"
+                )
+            plan = inspection.restore_plan(token_ids[:-1])
+            return Recovery.of(plan, inspection.restore_costs, inspection.costs_in_seconds)
 
     def get_statistics_str(self) -> str:
         """The statistics as lines of text."""
