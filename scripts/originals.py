@@ -1,16 +1,19 @@
 """Runs every command line of the Pensieve guide as it stands there, and writes how each went as a table.
 
 The models are tiny random ones in folders of the names that the lines have, so that no hub and no GPU is needed; times
-are those of this machine as it was. Lines that say the same are run once. The table is written after every line.
+are those of this machine as it was. Lines that say the same are run once. The table is written after every line, and
+what it was made of kept in the folder: a run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,17 +60,19 @@ def main() -> None:
     (folder / "results").mkdir(parents=True, exist_ok=True)
     make_models(folder)
     lines = [line for line in GUIDE_LINES if options.only in f"{line.place} {line.text}"]
-    results: dict[str, dict[str, Any]] = {}
+    kept = folder / "results.json"
+    results: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     begun = datetime.now(UTC).isoformat(timespec="minutes")
-    for line in sorted(lines, key=_effort):
+    for line in _each_kind_first(lines):
         key = _same(line)
         if key not in results:
             results[key] = _run(line, folder, options.timeout)
+            kept.write_text(json.dumps(results, indent=1))
             print(
                 f"{line.place}: {results[key]['how']}, {results[key]['seconds']:.0f} s", flush=True
             )
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(_page(lines, results, begun), encoding="utf-8")
+            options.out.write_text(_page(GUIDE_LINES, results, begun), encoding="utf-8")
     sys.exit(any(result["how"] != "ok" for result in results.values()))
 
 
@@ -76,8 +81,19 @@ def _same(line: Any) -> str:
     return " ".join(line.command.replace("\\\n", " ").split())
 
 
+def _each_kind_first(lines: Sequence[Any]) -> list[Any]:
+    """One line of each kind, then the others; quick ones first, so that an interrupted run tells of many."""
+    firsts: dict[tuple[object, ...], Any] = {}
+    for line in lines:
+        model = re.search(r"--model (\S+)", line.text)
+        several = "--num-concurrent-users" in line.text
+        firsts.setdefault((_effort(line), model and model[1], several), line)
+    rest = [line for line in lines if line not in firsts.values()]
+    return [*sorted(firsts.values(), key=_effort), *sorted(rest, key=_effort)]
+
+
 def _effort(line: Any) -> int:
-    """The quick ones first, so that an interrupted run tells of many."""
+    """0 for a demonstration, 1 for a chat, 2 for a comparison, 3 for a data set."""
     if "--dataset" in line.text:
         return 3
     return 2 if "--mode compare" in line.text else int("--interactive" in line.text)
@@ -109,7 +125,7 @@ def _run(line: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
     return {"how": how, "seconds": done.seconds, "load": load, "figures": "; ".join(figures)}
 
 
-def _page(lines: list[Any], results: dict[str, dict[str, Any]], begun: str) -> str:
+def _page(lines: Sequence[Any], results: dict[str, dict[str, Any]], begun: str) -> str:
     machine = describe_machine()
     versions = ", ".join(f"{name} {said}" for name, said in describe_versions().items())
     cores: Any = machine["cores"]
