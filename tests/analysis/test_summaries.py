@@ -78,6 +78,36 @@ def test_what_was_not_recorded_is_replayed_with_the_same_result(chats):
     assert sorted(replayed.reuse_gaps_s) == sorted(measured.reuse_gaps_s)
 
 
+def test_blocks_that_have_no_line_are_noticed_and_the_requests_replayed_instead(chats):
+    """As after a kill, which leaves only the lines of blocks that had gone."""
+    measured = read_prefix_stats(chats)
+    path = Path(f"{chats}_blocks.jsonl")
+    _, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rest))
+    partial = read_prefix_stats(chats)
+    assert partial.block_source == f"{REPLAYED}, since 1 blocks have no line, as after a kill"
+    assert sorted(partial.block_hits) == sorted(measured.block_hits)
+    path.write_text("")
+    assert "since 14 blocks have no line" in read_prefix_stats(chats).block_source
+
+
+def test_further_choices_of_one_request_are_left_out(chats):
+    alone = summarize(read_prefix_stats(chats))
+    path = Path(f"{chats}_requests.jsonl")
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[-1])
+    for choice in (1, 2):
+        again = {"choice": choice, "request_id": f"{choice}_x", "reuse_fraction": 1.0}
+        lines.append(json.dumps(record | again))
+    path.write_text("\n".join(lines))
+    stats = read_prefix_stats(chats)
+    assert "2 lines are further choices of a request" in " ".join(stats.trace.notes)
+    with_choices = summarize(stats)
+    for summary in (alone, with_choices):
+        del summary["trace"]
+    assert with_choices == alone and alone["reuse_fraction"]["count"] == 6
+
+
 def test_any_format_can_be_summarised(tmp_path):
     trace = read_trace(write(tmp_path / "chat.jsonl", MOONCAKE))
     assert replayed_reuse(trace).tolist() == [0.0, 1 / 3]

@@ -77,7 +77,9 @@ def read_prefix_stats(
     path = find_trace(prefix)
     trace = read_trace(path, format_name, strict, block_tokens)
     ours = trace.format == pensieve.NAME
-    measured, named = _measured_requests(path, strict) if ours else (None, set())
+    measured, named = (
+        _measured_requests(path, strict, trace.block_tokens) if ours else (None, set())
+    )
     block_path = path.with_name(path.name.replace(pensieve.REQUESTS_SUFFIX, BLOCKS_SUFFIX))
     skipped = list(trace.skipped)
     if block_path != path and block_path.exists():
@@ -100,15 +102,17 @@ def read_prefix_stats(
     )
 
 
-def _measured_requests(path: Path, strict: bool) -> tuple[NDArray[np.float64] | None, set[BlockId]]:
+def _measured_requests(
+    path: Path, strict: bool, block_tokens: int | None
+) -> tuple[NDArray[np.float64] | None, set[BlockId]]:
     """Reuse of each request, None unless every one has it; and the full blocks of prompts that were computed."""
     values: list[float | None] = []
     blocks: set[BlockId] = set()
     for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME):
         if not record.choice:
             values.append(record.reuse_fraction)
-        if record.block_tokens and record.output_length:
-            blocks.update(record.hash_ids[: record.input_length // record.block_tokens])
+        if block_tokens and record.output_length:
+            blocks.update(record.hash_ids[: record.input_length // block_tokens])
     known = [value for value in values if value is not None]
     return (np.array(known, np.float64) if len(known) == len(values) else None), blocks
 
