@@ -84,7 +84,10 @@ def test_bad_input_of_a_benchmark_is_refused():
             "none of the modes vllm uses host memory",
         ),
         (("users", "--turns", "2000"), "--turns 2000: give a whole number from 1 to 1,000"),
-        (("users", "--turns", "900"), "the context is 32768; use fewer --turns"),
+        (
+            ("users", "--max-new-tokens", "40000"),
+            "the context of demo holds 32768; use a smaller --max-new-tokens",
+        ),
         (("users", "--gpu-cache", "much"), "Invalid value for '--gpu-cache'"),
         (("users", "--sheet", "nowhere/sheet.md"), "nowhere/sheet.md: its folder does not exist"),
         (
