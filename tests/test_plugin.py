@@ -51,6 +51,29 @@ def test_on_it_sets_the_scheduler_and_passes_its_settings_on(engine_args, monkey
     assert (args.scheduler_cls, args.additional_config) == (plugin.SCHEDULER, settings)
 
 
+def test_memory_that_the_kv_cache_takes_is_not_there_for_the_host_tier(engine_args, monkeypatch):
+    from vllm_pensieve.swap import host_memory
+
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 10 * 2**30)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
+
+    def configure(host_cache_gib, **kwargs):
+        args = engine_args(
+            additional_config={"pensieve": {"host_cache_gib": host_cache_gib}}, **kwargs
+        )
+        plugin.configure(args)
+
+    configure(8.0)
+    configure(8.0, kv_cache_memory_bytes=2 * 2**30)
+    too_much = r"host_cache_gib=8.0 .* 4\.00 GiB are available beside 6\.00 GiB for the KV cache"
+    with pytest.raises(ConfigError, match=too_much):
+        configure(8.0, kv_cache_memory_bytes=3 * 2**30, tensor_parallel_size=2)
+    configure(8.0, kv_cache_memory_bytes=6 * 2**30, num_gpu_blocks_override=10)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "6")
+    with pytest.raises(ConfigError, match=too_much):
+        configure(8.0, kv_cache_memory_bytes=1)
+
+
 def test_another_scheduler_is_refused(engine_args):
     args = engine_args(additional_config={"pensieve": {}}, scheduler_cls="my.Scheduler")
     with pytest.raises(ConfigError, match=r"scheduler_cls is 'my\.Scheduler'; remove that option"):
@@ -75,6 +98,35 @@ def test_more_host_memory_than_there_is_is_refused_with_both_numbers(engine_args
     args = engine_args(additional_config={"pensieve": {"host_cache_gib": 1_000_000}})
     with pytest.raises(ConfigError, match=r"host_cache_gib=1000000 .* [\d.]+ GiB are available"):
         plugin.configure(args)
+
+
+def test_a_trace_that_could_not_be_written_is_refused_before_anything_is_loaded(
+    engine_args, tmp_path, monkeypatch
+):
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    from vllm_pensieve.trace.writer import TraceWriter
+
+    monkeypatch.setattr(CoreEngineProcManager, "shutdown", CoreEngineProcManager.shutdown)
+
+    def configured(prefix, **options):
+        settings = {"pensieve": {"trace_prefix": str(prefix)}}
+        plugin.configure(engine_args(additional_config=settings, **options))
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"trace .*file/t_.* cannot be written: .* choose another"
+    ):
+        configured(tmp_path / "file" / "t")
+    writer = TraceWriter(str(tmp_path / "t"), 10**9)
+    with pytest.raises(ConfigError, match=r"t_requests\.jsonl is being written by another engine"):
+        configured(tmp_path / "t")
+    configured(tmp_path / "t", data_parallel_rank=1)  # another engine of the same servers
+    writer.close()
+    configured(tmp_path / "t")
+    configured(tmp_path / "new" / "t")
+    assert CoreEngineProcManager.shutdown.leaves_time_for_traces
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_connector_of_the_users_is_kept_and_what_is_off_is_said(engine_args, caplog_vllm):

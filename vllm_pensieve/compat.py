@@ -152,6 +152,7 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (BLOCK_POOL, "BlockPool.evict_blocks", ("block_ids",)),
     (BLOCK_POOL, "BlockPool.reset_prefix_cache", ()),
     ("vllm.v1.core.kv_cache_utils", "make_block_hash_with_group_id", ()),
+    ("vllm.v1.core.kv_cache_utils", "generate_scheduler_kv_cache_config", ("kv_cache_configs",)),
     ("vllm.v1.kv_cache_interface", "iter_layer_specs", ("kv_cache_spec",)),
     (CONNECTOR_BASE, "KVConnectorBase_V1.register_kv_caches", ("kv_caches",)),
     (CONNECTOR_BASE, "KVConnectorBase_V1.handle_preemptions", ("kv_connector_metadata",)),
@@ -253,6 +254,19 @@ def reserve_no_core_for_our_connector(engine_args: EngineArgs) -> None:
     cores = workers if current_platform.get_cpu_architecture() in one_a_worker else 1
     _reserved_by_us[:] = [cores]
     os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = str(cores)
+
+
+def kv_cache_bytes_of_host(engine_args: EngineArgs) -> int:
+    """Host memory that the KV cache itself will take on all workers, as far as it has been said; 0 on a GPU."""
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() or engine_args.num_gpu_blocks_override is not None:
+        return 0
+    space_gib = envs.VLLM_CPU_KVCACHE_SPACE  # vLLM lets it override the option
+    said = engine_args.kv_cache_memory_bytes if space_gib is None else space_gib * 2**30
+    workers = engine_args.tensor_parallel_size * engine_args.pipeline_parallel_size
+    return int(said or 0) * workers
 
 
 _reserved_by_us: list[int] = []

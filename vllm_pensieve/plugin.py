@@ -61,18 +61,21 @@ def configure(engine_args: EngineArgs) -> None:
     if config.host_cache_gib:
         _add_host_tier(engine_args, config)
     if config.trace_prefix:
-        _make_way_for_the_trace(config.trace_prefix)
+        _make_way_for_the_trace(engine_args, config.trace_prefix)
     report_pensieve_stats()
 
 
-def _make_way_for_the_trace(prefix: str) -> None:
+def _make_way_for_the_trace(engine_args: EngineArgs, prefix: str) -> None:
     from vllm_pensieve.compat import leave_time_for_traces
     from vllm_pensieve.trace.errors import TraceError
-    from vllm_pensieve.trace.files import check_place
+    from vllm_pensieve.trace.files import check_place, engine_prefix
 
     if multiprocessing.parent_process() is None:  # else our own engine may be writing it already
         try:
-            check_place(prefix)
+            first_engine = (
+                engine_args.data_parallel_rank or engine_args.data_parallel_start_rank or 0
+            )
+            check_place(engine_prefix(prefix, first_engine))
         except TraceError as error:
             raise ConfigError(f"pensieve: {error}.") from error
     leave_time_for_traces(TRACE_END_S)
@@ -85,6 +88,7 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
     from vllm_pensieve.compat import (
         CONNECTOR,
         CONNECTOR_MODULE,
+        kv_cache_bytes_of_host,
         reserve_no_core_for_our_connector,
     )
     from vllm_pensieve.swap.host_memory import available_bytes
@@ -101,11 +105,17 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
             other,
         )
         return
-    available_gib = available_bytes() / 2**30
-    if config.host_cache_gib > available_gib:
+    kv_cache_bytes = kv_cache_bytes_of_host(engine_args)
+    available_gib = max(available_bytes() - kv_cache_bytes, 0) / 2**30
+    if (
+        config.host_cache_gib > available_gib
+    ):  # the workers will know what the model has taken besides
+        beside = (
+            f" beside {kv_cache_bytes / 2**30:.2f} GiB for the KV cache" if kv_cache_bytes else ""
+        )
         raise ConfigError(
             f"pensieve: host_cache_gib={config.host_cache_gib} asks for more host memory than there is: "
-            f"{available_gib:.2f} GiB are available. Ask for less, or free some."
+            f"{available_gib:.2f} GiB are available{beside}. Ask for less, or free some."
         )
     # Not kv_both: with a consumer of KV vLLM lets clients of multimodal models send embeddings of their own making.
     engine_args.kv_transfer_config = KVTransferConfig(

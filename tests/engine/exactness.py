@@ -4,28 +4,40 @@ The reference plays the conversations first; what it answers becomes part of the
 the same prompts in the same waves. An arm is one engine with a small memory. `scattered` evictions leave holes all
 over the prefixes; `poisoned` overwrites a block's KV when the block is given out anew, and after every step the KV of
 all free blocks that cache nothing. The controls leave out the recomputation, or the loads from host memory, and must
-differ.
+differ. Requests ask for greedy tokens, or each for another way to sample.
 """
 
+import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 
-from vllm import RequestOutput
+from vllm import RequestOutput, SamplingParams
 
+from tests.engine.sampling import UNREPEATABLE, WAYS
 from tests.engine.served import BLOCK_TOKENS, Served, largest_logprob_difference, token_ids, tokens
 from tests.scheduler.breaks import skip_recomputation
 from vllm_pensieve.retention.eviction_order import EvictionOrder
 
-AMPLE_BLOCKS, AMPLE_TOKENS = 12_000, 4096
+AMPLE_BLOCKS, AMPLE_TOKENS, LARGEST_WAVE = 12_000, 4096, 4
 
 
 @dataclass(frozen=True)
 class Turn:
+    """way: how tokens are sampled, one of `WAYS`."""
+
     prompt: list[int]
     output_tokens: int
+    way: str
+    seed: int
+
+    @property
+    def params(self) -> SamplingParams:
+        return WAYS[self.way](self.seed, self.output_tokens)
 
 
 @dataclass(frozen=True)
@@ -46,9 +58,13 @@ CONTROL_LOADS = Arm("control: nothing is loaded", load=False)
 
 @dataclass
 class Result:
-    """What one arm answered, compared with the reference. Shares are of all prompt tokens."""
+    """What one arm answered, compared with the reference. Shares are of all prompt tokens.
+
+    answered: all requests; requests: those that stock vLLM answers alike every time, which are compared.
+    """
 
     arm: str
+    answered: int
     requests: int
     differing_requests: int
     output_tokens: int
@@ -64,9 +80,13 @@ class Result:
 
 @dataclass
 class Report:
-    """`results` of the arms that must equal the reference, and of the control, which must not."""
+    """`results` of the arms that must equal the reference, and of the control, which must not.
+
+    ways: how many requests sampled in which way.
+    """
 
     requests: int
+    ways: dict[str, int]
     prompt_tokens: int
     working_set_blocks: int
     capacity_blocks: int
@@ -74,7 +94,7 @@ class Report:
     results: list[Result]
     control: Result
 
-    def failures(self, recovered_above: float = 0.3) -> list[str]:
+    def failures(self, recovered_above: float) -> list[str]:
         """Why the run does not show what it must show; empty if it does."""
         found = [
             f"{r.arm}: {r.differing_tokens} tokens differ"
@@ -138,8 +158,11 @@ class ScatteredOrder(EvictionOrder):
 class Conversations:
     """Waves of turns: those of a wave run together; `sessions` times `turns` requests in all."""
 
-    def __init__(self, sessions: int, turns: int, seed: int = 0) -> None:
+    def __init__(
+        self, sessions: int, turns: int, seed: int = 0, ways: Sequence[str] = ("greedy",)
+    ) -> None:
         self.random = random.Random(seed)
+        self.ways = itertools.cycle(ways)
         system_prompts = [tokens(length, seed=900 + length) for length in (40, 64, 130)]
         self.histories = [list(self.random.choice(system_prompts)) for _ in range(sessions)]
         self.turns_left = [turns] * sessions
@@ -161,7 +184,7 @@ class Conversations:
     def _next_sessions(self) -> list[int]:
         unfinished = [session for session, left in enumerate(self.turns_left) if left]
         return self.random.sample(
-            unfinished, min(self.random.choice([1, 1, 2, 4]), len(unfinished))
+            unfinished, min(self.random.choice([1, 1, 2, LARGEST_WAVE]), len(unfinished))
         )
 
     def _next_turn(self, session: int) -> Turn:
@@ -169,7 +192,9 @@ class Conversations:
         self.histories[session] += tokens(
             self.random.choice([20, 33, 64, 120, 160]), seed=self.random.randrange(1 << 30)
         )
-        return Turn(list(self.histories[session]), self.random.choice([5, 12, 20, 48]))
+        output_tokens = self.random.choice([5, 12, 20, 48])
+        seed = sum(self.turns_left)  # another for each turn
+        return Turn(list(self.histories[session]), output_tokens, next(self.ways), seed)
 
     def working_set_blocks(self) -> int:
         """Distinct full blocks of all conversations."""
@@ -182,7 +207,7 @@ class Conversations:
 
 
 def play_wave(served: Served, wave: list[Turn], after_step=lambda: None) -> list[RequestOutput]:
-    names = [served.add(turn.prompt, turn.output_tokens) for turn in wave]
+    names = [served.add(turn.prompt, params=turn.params) for turn in wave]
     outputs: dict[str, RequestOutput] = {}
     while served.engine.has_unfinished_requests():
         outputs |= served.step()
@@ -203,9 +228,14 @@ class Played:
 def play_arm(
     arm: Arm, model: Path, waves: list[list[Turn]], capacity_blocks: int, host_blocks: int
 ) -> Played:
-    """Play the waves with a memory of `capacity_blocks`, and checksums over the host tier if there is one."""
+    """Play the waves with a memory of `capacity_blocks`, and checksums over the host tier if there is one.
+
+    A step takes the longest prompt of a request with a seed whole: vLLM cannot compute those in parts on a CPU.
+    """
+    seeded = [turn for wave in waves for turn in wave if turn.params.seed is not None]
     served = Served(
         model,
+        step_tokens=max([256, *(len(turn.prompt) + turn.output_tokens for turn in seeded)]),
         blocks=capacity_blocks + 1,  # vLLM keeps one for itself
         max_model_tokens=max(len(t.prompt) + t.output_tokens for wave in waves for t in wave),
         settings={"step_cost_tokens": 0 if arm.scattered else 128, "verify_swaps": True},
@@ -243,24 +273,33 @@ def watch_sources(served: Served) -> list[tuple[int, ...]]:
     return seen
 
 
-def compare(arm: Arm, played: Played, reference: list[list[RequestOutput]]) -> Result:
+def all_token_ids(output: RequestOutput) -> list[tuple[int, int]]:
+    """The choice and the token, for all choices."""
+    return [(choice.index, token) for choice in output.outputs for token in choice.token_ids]
+
+
+def compare(
+    arm: Arm, played: Played, waves: list[list[Turn]], reference: list[list[RequestOutput]]
+) -> Result:
     served = played.served
     pairs = [
-        pair
-        for ours, want in zip(played.outputs, reference, strict=True)
-        for pair in zip(ours, want, strict=True)
+        (ours, want)
+        for wave, *outputs in zip(waves, played.outputs, reference, strict=True)
+        for turn, ours, want in zip(wave, *outputs, strict=True)
+        if turn.way != UNREPEATABLE
     ]
     differing = [
-        sum(x != y for x, y in zip(token_ids(ours), token_ids(want), strict=True))
+        sum(x != y for x, y in zip_longest(all_token_ids(ours), all_token_ids(want)))
         for ours, want in pairs
     ]
     same = [pair for pair, wrong in zip(pairs, differing, strict=True) if not wrong]
     total = sum(served.prompt_tokens.values())
     return Result(
         arm=arm.name,
+        answered=sum(map(len, played.outputs)),
         requests=len(pairs),
         differing_requests=sum(wrong > 0 for wrong in differing),
-        output_tokens=sum(len(token_ids(want)) for _, want in pairs),
+        output_tokens=sum(len(all_token_ids(want)) for _, want in pairs),
         differing_tokens=sum(differing),
         largest_logprob_difference=max(
             (largest_logprob_difference(*pair) for pair in same), default=0.0
@@ -282,13 +321,21 @@ def run(
     host_share: float = 0.0,
     seed: int = 0,
     keep=lambda engine: None,
+    ways: Sequence[str] = ("greedy",),
 ):
     """Play the reference and all arms. `keep` is given every engine, so that a caller can keep it alive.
 
     capacity_share, host_share: memory of the GPU and of the host as shares of the working set.
+    ways: to sample, which the requests take in turn.
     """
-    conversations = Conversations(sessions, turns, seed)
-    stock = Served(model, scheduler=None, blocks=AMPLE_BLOCKS, max_model_tokens=AMPLE_TOKENS)
+    conversations = Conversations(sessions, turns, seed, ways)
+    stock = Served(
+        model,
+        scheduler=None,
+        blocks=AMPLE_BLOCKS,
+        max_model_tokens=AMPLE_TOKENS,
+        step_tokens=256 if ways == ("greedy",) else LARGEST_WAVE * AMPLE_TOKENS,
+    )
     keep(stock)
     reference = conversations.play_reference(stock)
     working_set = conversations.working_set_blocks()
@@ -299,10 +346,11 @@ def run(
     for arm in arms:
         played = play_arm(arm, model, conversations.waves, capacity, host)
         keep(played.served)
-        results.append(compare(arm, played, reference))
+        results.append(compare(arm, played, conversations.waves, reference))
     *same, control = results
     return Report(
         requests=sum(map(len, conversations.waves)),
+        ways=Counter(turn.way for wave in conversations.waves for turn in wave),
         prompt_tokens=sum(len(turn.prompt) for wave in conversations.waves for turn in wave),
         working_set_blocks=working_set,
         capacity_blocks=capacity,
@@ -312,7 +360,7 @@ def run(
     )
 
 
-def as_json(report: Report, machine: dict) -> str:
+def as_json(report: Report, failures: list[str], machine: dict) -> str:
     return json.dumps(
-        {"schema": 1, "machine": machine, **asdict(report), "failures": report.failures()}, indent=1
+        {"schema": 1, "machine": machine, **asdict(report), "failures": failures}, indent=1
     )

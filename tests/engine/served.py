@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from vllm import LLM, RequestOutput, SamplingParams
 from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.v1.core.kv_cache_utils import KVCacheBlock, make_block_hash_with_group_id
 from vllm.v1.request import Request
+
+from tests.scheduler.clock import OwnClock
 
 BLOCK_TOKENS = 32
 POISON = 7.5
@@ -68,6 +71,7 @@ class Served:
         self.engine = self.llm.llm_engine
         self.core = self.engine.engine_core.engine_core
         self.scheduler = self.core.scheduler
+        self.clock = OwnClock.of(self.scheduler)
         self.pool = self.scheduler.kv_cache_manager.block_pool
         self._names = (f"request-{i}" for i in itertools.count())
         self.connector = kv_transfer_state._KV_CONNECTOR_AGENT
@@ -81,11 +85,17 @@ class Served:
 
     # -- requests ----------------------------------------------------------
     def add(
-        self, prompt: Sequence[int], output_tokens: int = 8, name: str | None = None, **kwargs: Any
+        self,
+        prompt: Sequence[int],
+        output_tokens: int = 8,
+        name: str | None = None,
+        params: SamplingParams | None = None,
+        **kwargs: Any,
     ) -> str:
+        """params: in place of greedy tokens."""
         name = name or next(self._names)
         self.engine.add_request(
-            name, {"prompt_token_ids": list(prompt)}, greedy(output_tokens), **kwargs
+            name, {"prompt_token_ids": list(prompt)}, params or greedy(output_tokens), **kwargs
         )
         return name
 
@@ -232,11 +242,13 @@ def pensieve_messages() -> Iterator[list[str]]:
 
 
 def largest_logprob_difference(a: RequestOutput, b: RequestOutput) -> float:
-    """Over the tokens that both outputs list among their five likeliest at the same place."""
+    """Over the tokens that both outputs list among their five likeliest at the same place, whatever the choice."""
     return max(
         abs(p[token].logprob - q[token].logprob)
-        for p, q in zip(a.outputs[0].logprobs, b.outputs[0].logprobs, strict=True)
+        for mine, theirs in zip(a.outputs, b.outputs, strict=True)
+        for p, q in zip(mine.logprobs, theirs.logprobs, strict=True)
         for token in p.keys() & q.keys()
+        if math.isfinite(p[token].logprob) or math.isfinite(q[token].logprob)
     )
 
 

@@ -22,4 +22,4 @@ def test_conversations_that_outlive_gpu_memory_are_answered_as_by_stock_vllm(
         tiny_model, sessions=16, turns=6, capacity_share=0.2, host_share=0.3, keep=keep_alive
     )
     assert report.requests == 96
-    assert report.failures() == []
+    assert report.failures(recovered_above=0.0) == []

@@ -15,8 +15,9 @@ def skip_recomputation(scheduler: PensieveMixin) -> None:
         return Scheduler._mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs)
 
     def reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens) -> int:
-        return Scheduler._reserve_prefill_lookahead(
-            self, request, num_computed_tokens, num_new_tokens
+        # All but the walk: a prompt with a seed still waits for a step that takes it whole.
+        return super(PensieveMixin, self)._reserve_prefill_lookahead(
+            request, num_computed_tokens, num_new_tokens
         )
 
     def update_after_schedule(self, output) -> None:

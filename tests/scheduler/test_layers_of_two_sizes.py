@@ -27,7 +27,7 @@ def test_a_block_is_as_large_as_all_its_layers(two_sizes):
     (group,) = world.scheduler.kv_cache_config.kv_cache_groups
     assert type(group.kv_cache_spec) is FullAttentionSpec, "the scheduler's copy has one layer's"
     assert group.kv_cache_spec.page_size_bytes == 16 * 2 * 4
-    assert block_bytes(world.scheduler.kv_cache_config) == 16 * 2 * 4 + 16 * 6 * 4
+    assert block_bytes(world.scheduler.kv_cache_config) == 16 * 2 * 4 + 16 * 6 * 2
     assert world.scheduler.connector.num_slots == world.host.slots.shape[0] == 300
 
 

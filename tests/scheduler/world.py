@@ -40,6 +40,7 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from tests.scheduler.clock import OwnClock
 from tests.scheduler.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
 from tests.scheduler.host_memory import FakeHostMemory
 from vllm_pensieve.cache_groups import block_bytes
@@ -143,6 +144,7 @@ class World:
             log_stats=True,
         )
         self.scheduler.use_v2_model_runner = runner == "v2"
+        self.clock = OwnClock.of(self.scheduler)
         bookkeeping = {"v1": V1Bookkeeping, "v2": V2Bookkeeping}[runner]
         self.device = FakeDevice(
             bookkeeping(BLOCK_TOKENS, max_requests, MAX_MODEL_TOKENS), blocks, BLOCK_TOKENS
@@ -370,8 +372,9 @@ def attention_spec(**sizes: Any) -> FullAttentionSpec:
 
 
 def layers_of_two_sizes() -> UniformTypeKVCacheSpecs:
-    """What vLLM has on a worker for layers of full attention whose blocks differ in size."""
-    specs = {"small": attention_spec(), "large": attention_spec(head_size=3)}
+    """What vLLM has on a worker for layers of full attention whose blocks differ in size, and in number format."""
+    large = attention_spec(head_size=3, dtype=torch.bfloat16)
+    specs = {"small": attention_spec(), "large": large}
     return UniformTypeKVCacheSpecs(block_size=BLOCK_TOKENS, kv_cache_specs=specs)
 
 

@@ -113,6 +113,31 @@ def test_a_copy_that_gives_way_in_the_step_that_planned_it_is_not_made():
     assert host.find("shallow") is None
 
 
+@pytest.mark.parametrize(("policy", "first"), [("fifo", 1), ("lru", 2)])
+def test_a_block_that_is_used_again_is_copied_ahead_when_it_will_leave(policy, first):
+    swapper = Swapper(HostTier(9, order(policy)), order(policy), lambda: 10.0)
+    for block, key in ((1, "a"), (2, "b")):
+        swapper.idle([block], [key], [0], 1.0)
+    swapper.in_use(1, "a")
+    swapper.idle([1], ["a"], [0], 2.0)
+    assert [block for block, _ in swapper.take_plan(ahead=1).ahead] == [first]
+
+
+def test_with_fifo_a_block_keeps_its_place_while_it_is_clean():
+    swapper = Swapper(HostTier(9, order("fifo")), order("fifo"), lambda: 10.0)
+    for block, key in ((1, "a"), (2, "b")):
+        swapper.idle([block], [key], [0], 1.0)
+    ((_, slot),) = swapper.take_plan(ahead=1).ahead
+    swapper.in_use(1, "a")
+    swapper.host.discard([slot])
+    swapper.idle([1], ["a"], [0], 2.0)
+    assert [block for block, _ in swapper.take_plan(ahead=1).ahead] == [1]
+    swapper.in_use(1, "a")
+    swapper.overwritten(1)  # its content is gone: what it holds next is new
+    swapper.idle([1], ["c"], [0], 3.0)
+    assert [block for block, _ in swapper.take_plan(ahead=1).ahead] == [2]
+
+
 class PoolAndTier(RuleBasedStateMachine):
     """A GPU pool as plain dicts beside the swapper: the copies must always add up."""
 
@@ -120,6 +145,7 @@ class PoolAndTier(RuleBasedStateMachine):
     def make(self, slots, policy):
         self.now = 0.0
         self.swapper = Swapper(HostTier(slots, order(policy)), order(policy), lambda: self.now)
+        self.order = order(policy)  # the pool's
         self.in_use, self.idle = {}, {}  # block -> (key, position)
         self.gpu = {}  # block -> content, as the workers have it
         self.host = {}  # slot -> content
@@ -148,6 +174,7 @@ class PoolAndTier(RuleBasedStateMachine):
             self.idle[block] = self.in_use.pop(block)
         entries = [self.idle[block] for block in blocks]
         keys, positions = zip(*entries, strict=True)
+        self.order.insert(blocks, positions, self.now)
         self.swapper.idle(blocks, keys, positions, self.now)
 
     @precondition(lambda self: self.idle)
@@ -155,6 +182,7 @@ class PoolAndTier(RuleBasedStateMachine):
     def use_again(self, data):
         block = data.draw(st.sampled_from(sorted(self.idle)))
         self.in_use[block] = self.idle.pop(block)
+        self.order.remove(block)
         self.swapper.in_use(block, self.in_use[block][0])
 
     @precondition(lambda self: self.idle)
@@ -162,6 +190,7 @@ class PoolAndTier(RuleBasedStateMachine):
     def evict(self, data):
         block = data.draw(st.sampled_from(sorted(self.idle)))
         key, position = self.idle.pop(block)
+        self.content_is_gone(block)
         self.swapper.overwritten(block)
         if not self.holders(key):
             self.swapper.evicted([(block, key, position, self.now)])
@@ -171,9 +200,14 @@ class PoolAndTier(RuleBasedStateMachine):
     def lose_content(self, data):
         block = data.draw(st.sampled_from(sorted(self.idle)))
         key, _ = self.idle.pop(block)
+        self.content_is_gone(block)
         self.swapper.overwritten(block)
         if not self.holders(key):
             self.swapper.content_lost(key)
+
+    def content_is_gone(self, block):
+        self.order.remove(block)
+        self.order.forget(block)
 
     @rule(keys=st.sets(st.integers(0, 9)), fits=st.booleans())
     def load(self, keys, fits):
@@ -219,6 +253,14 @@ class PoolAndTier(RuleBasedStateMachine):
     def nothing_contradicts(self):
         if hasattr(self, "swapper"):
             self.swapper.check_integrity()
+
+    @invariant()
+    def unused_blocks_are_copied_in_the_order_in_which_they_will_leave(self):
+        if hasattr(self, "swapper"):
+            dirty = self.swapper._dirty
+            leaving = self.order.peek(len(self.order), self.now + 1)
+            copied = dirty.peek(len(dirty), self.now + 1)
+            assert copied == [block for block in leaving if block in dirty]
 
 
 PoolAndTier.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

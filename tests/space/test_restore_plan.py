@@ -1,6 +1,7 @@
 """Restore plans: what is used, loaded or computed again, and that no other choice is cheaper."""
 
 from itertools import product
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from vllm_pensieve.recovery import Walk
 from vllm_pensieve.retention import AnalyticCostModel
+from vllm_pensieve.space import restore_plan
 from vllm_pensieve.space.restore_plan import (
+    MOST_KEPT_STRETCHES,
     RestoreCosts,
     RestorePlan,
     Run,
@@ -89,6 +92,80 @@ def test_no_other_choice_is_cheaper(pattern, step_cost_tokens, load):
     ours = price(pattern, used_by(plan, len(pattern)), step_cost_tokens, load)
     cheapest = min(price(pattern, c, step_cost_tokens, load) for c in choices(pattern))
     assert ours == pytest.approx(cheapest)
+
+
+# -- many stretches
+
+
+class Counting(AnalyticCostModel):
+    """Counts what it is asked."""
+
+    asked: ClassVar[list[str]] = []
+
+    def span(self, start, end):
+        self.asked.append("span")
+        return super().span(start, end)
+
+    def step(self, depth):
+        self.asked.append("step")
+        return super().step(depth)
+
+    def tokens_at_start(self, tokens):
+        self.asked.append("tokens")
+        return super().tokens_at_start(tokens)
+
+
+@pytest.mark.parametrize("pattern", ["#.", "s.", "#s", "#s.", "##s.s..", "#.s"])
+@pytest.mark.parametrize("step_cost_tokens", [0, 128, None])
+def test_however_scattered_a_prefix_is_its_plan_asks_a_bounded_number_of_prices(
+    pattern, step_cost_tokens
+):
+    Counting.asked.clear()
+    found = [SOURCES[block] for block in pattern * (16_000 // len(pattern))]
+    costs = RestoreCosts(Counting(1.0, 0.01), BLOCK, step_cost_tokens, load=3.0)
+    plan = plan_restore(found, costs)
+    plan.check_integrity()
+    assert plan.end > 0
+    assert len(Counting.asked) < 7 * MOST_KEPT_STRETCHES
+    assert len(plan.holes) <= MOST_KEPT_STRETCHES
+    for run in plan.runs:
+        if run.source is not D:
+            assert set(found[run.start : run.end]) == {run.source}
+
+
+def test_of_too_many_stretches_the_cheapest_to_compute_are_given_up(monkeypatch):
+    monkeypatch.setattr(restore_plan, "MOST_KEPT_STRETCHES", 3)
+    assert plan_of("#.#####.#.####.#").runs == (
+        Run(R, 0, 1),  # leading: its use costs no step
+        Run(D, 1, 2),
+        Run(R, 2, 7),
+        Run(D, 7, 10),
+        Run(R, 10, 14),
+    )
+
+
+def test_of_equally_long_stretches_the_shallow_ones_are_given_up(monkeypatch):
+    monkeypatch.setattr(restore_plan, "MOST_KEPT_STRETCHES", 2)
+    assert plan_of(".#.#.s.#").runs == (Run(D, 0, 5), Run(S, 5, 6), Run(D, 6, 7), Run(R, 7, 8))
+
+
+@given(st.text("#s.", max_size=40), st.integers(0, 400), st.integers(0, 120))
+def test_with_fewer_stretches_taken_into_account_a_plan_is_sound_and_no_cheaper(
+    pattern, step_cost_tokens, load
+):
+    best = plan_of(pattern, step_cost_tokens, load=float(load))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(restore_plan, "MOST_KEPT_STRETCHES", 2)
+        plan = plan_of(pattern, step_cost_tokens, load=float(load))
+    assert all(
+        run.source in (D, SOURCES[pattern[i]])
+        for run in plan.runs
+        for i in range(run.start, run.end)
+    )
+    prices = [
+        price(pattern, used_by(p, len(pattern)), step_cost_tokens, load) for p in (best, plan)
+    ]
+    assert prices[0] <= prices[1] * (1 + 1e-9)
 
 
 def used_by(plan: RestorePlan, blocks: int):

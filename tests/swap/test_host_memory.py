@@ -59,6 +59,59 @@ def test_more_than_there_is_is_refused_with_both_numbers(monkeypatch):
     assert "make the tier smaller" in str(error.value)
 
 
+def test_workers_that_allocate_together_look_before_any_of_them_takes(monkeypatch):
+    """Two that need 2 GiB each where 3 are left: each for itself would find enough."""
+    from threading import Barrier, Thread
+
+    from vllm_pensieve.swap.host_memory import Workers
+
+    left, refused, barrier = [3 * GIB], [], Barrier(2)
+
+    def take(num_slots, row_bytes, pin):
+        left[0] -= num_slots * row_bytes
+        return torch.empty(0)
+
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: left[0])
+    monkeypatch.setattr(host_memory, "_allocate", take)
+
+    def work():
+        try:
+            allocate_slots(1024, [GIB // 512], False, Workers(2, barrier.wait))
+        except NotEnoughHostMemoryError as error:
+            refused.append(str(error))
+
+    threads = [Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert left == [3 * GIB]
+    assert len(refused) == 2 and all("4.00 GiB of memory for 2 workers" in line for line in refused)
+
+
+def test_workers_for_which_there_is_enough_get_it_though_one_is_slow(monkeypatch):
+    """The quick one has taken its part before the slow one would look."""
+    from threading import Barrier, Thread
+
+    from vllm_pensieve.swap.host_memory import Workers
+
+    left, barrier = [4 * GIB], Barrier(2)
+
+    def take(num_slots, row_bytes, pin):
+        left[0] -= num_slots * row_bytes
+        return torch.empty(0)
+
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: left[0])
+    monkeypatch.setattr(host_memory, "_allocate", take)
+    quick = Thread(
+        target=allocate_slots, args=(1024, [GIB // 512], False, Workers(2, barrier.wait))
+    )
+    quick.start()
+    allocate_slots(1024, [GIB // 512], False, Workers(2, barrier.wait))
+    quick.join()
+    assert left == [0]
+
+
 # -- control groups
 
 
@@ -138,6 +191,11 @@ def test_a_container_sees_its_group_as_the_mount_itself(system):
 def test_a_group_over_its_limit_leaves_nothing(system):
     system("0::/\n", {"memory.max": GIB, "memory.current": 2 * GIB, "memory.stat": ""})
     assert available_bytes() == 0
+
+
+def test_a_group_whose_use_cannot_be_read_is_left_out(system):
+    system("0::/app\n", {"app/memory.max": GIB, "memory.max": 2 * GIB, "memory.current": GIB})
+    assert available_bytes() == GIB
 
 
 def test_no_limit_in_version_1_is_no_limit(system):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -32,10 +34,17 @@ def print_trace(trace: Trace) -> None:
     )
     for note in trace.notes:
         console.print(f"note: {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
-    if trace.skipped:
-        console.print(
-            escape(about_skipped(trace.skipped, trace.records, SHOWN_BAD_LINES)),
-            style="bold red" if skipped_loudly(trace.skipped, trace.records) else "red",
+    print_skipped("", trace.skipped, trace.records)
+
+
+def print_skipped(name: str, skipped: Sequence[str], records: int) -> None:
+    """Print how many of a file's records were bad, and the first of them; nothing if none was."""
+    if skipped:
+        told = about_skipped(skipped, records, SHOWN_BAD_LINES)
+        Console().print(
+            f"{name}: {told}" if name else told,
+            style="bold red" if skipped_loudly(skipped, records) else "red",
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )

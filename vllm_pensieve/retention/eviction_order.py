@@ -38,6 +38,12 @@ class EvictionOrder(ABC):
     def peek(self, count: int, now_s: float) -> list[int]:
         """What `evict` would return (fewer if there are fewer); changes nothing."""
 
+    def remember(self, keys: Sequence[int]) -> None:  # noqa: B027 - most orders go by the last use
+        """These blocks fell out of use, whether or not they are inserted now."""
+
+    def forget_all(self) -> None:  # noqa: B027
+        """The content of every block is gone. No key is here."""
+
     def forget(self, key: int) -> None:  # noqa: B027 - most orders remember nothing of a block that is not here
         """The block's content is gone; drop what is remembered of it. The key is not here."""
 

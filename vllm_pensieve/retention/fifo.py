@@ -25,13 +25,18 @@ class FifoOrder(EvictionOrder):
 
     @override
     def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
+        self.remember(keys)
         for key in keys:
             assert key not in self._here, key
+            self._here.add(key)
+            heapq.heappush(self._heap, (self._arrival[key], key))
+
+    @override
+    def remember(self, keys: Sequence[int]) -> None:
+        for key in keys:
             if key not in self._arrival:
                 self._arrival[key] = self._arrivals
                 self._arrivals += 1
-            self._here.add(key)
-            heapq.heappush(self._heap, (self._arrival[key], key))
 
     @override
     def remove(self, key: int) -> None:
@@ -59,6 +64,11 @@ class FifoOrder(EvictionOrder):
     def forget(self, key: int) -> None:
         assert key not in self._here, key
         self._arrival.pop(key, None)
+
+    @override
+    def forget_all(self) -> None:
+        assert not self._here
+        self._arrival.clear()
 
     @override
     def __len__(self) -> int:

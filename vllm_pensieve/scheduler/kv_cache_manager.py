@@ -69,10 +69,12 @@ class PensieveKVCacheManager(KVCacheManager):
         costs: RestoreCosts,
         swapper: Swapper | None,
         recorder: TraceRecorder | None,
+        may_jump: Callable[[Request], bool],
         external_stats: Callable[[], PrefixCacheStats | None],
     ) -> None:
         """Turn a new manager, whose pool is ours already, into one of ours in place.
 
+        may_jump: whether the model runner can compute a request's prefill in several parts.
         external_stats: what vLLM counted of lookups outside GPU memory since its last report; None without a connector.
         """
         assert type(manager) is KVCacheManager, type(manager)
@@ -86,6 +88,7 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._contiguous_costs = replace(costs, recovery=False)
         manager._swapper = swapper
         manager._recorder = recorder
+        manager._may_jump = may_jump
         manager._external_stats = external_stats
         manager._attention = manager.coordinator.single_type_managers[0]
 
@@ -143,7 +146,8 @@ class PensieveKVCacheManager(KVCacheManager):
         """Whether the request may jump: its prompt must be tokens, and nothing may be returned for each of them."""
         sampling = request.sampling_params
         return (
-            not request.mm_features
+            self._may_jump(request)
+            and not request.mm_features
             and request.prompt_embeds is None
             and (
                 sampling is None

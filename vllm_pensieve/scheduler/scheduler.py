@@ -115,6 +115,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
             restore_costs,
             self.swapper,
             self._recorder,
+            self.may_jump,
             lambda: self.connector_prefix_cache_stats,
         )
         self.walks = manager.walks  # one dict, owned by the manager

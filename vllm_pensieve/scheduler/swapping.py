@@ -15,6 +15,7 @@ from vllm_pensieve.config import PensieveConfig
 from vllm_pensieve.metrics import PensieveStats
 from vllm_pensieve.retention import EvictionOrder
 from vllm_pensieve.scheduler.hash_log import HashLog, tainted
+from vllm_pensieve.scheduler.seeds import SeedsMixin
 from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
 from vllm_pensieve.space.host_tier import HostTier
@@ -32,7 +33,7 @@ logger = init_logger("vllm.pensieve")
 AHEAD_BLOCKS_PER_STEP = 64
 
 
-class SwappingMixin(Scheduler):
+class SwappingMixin(SeedsMixin, Scheduler):
     """Sends swap plans to the workers and hears of copies that failed. Does nothing without a host tier.
 
     swapper: keeps copies of blocks in host memory, or None where there is no host tier.
@@ -118,6 +119,7 @@ class SwappingMixin(Scheduler):
         for request in [r for r in reversed(self.running) if r.request_id in requests]:
             self.running.remove(request)
             self._preempt_request(request, time.monotonic(), drop_stale_output=True)
+            self._forget_sample(request)
             self.prev_step_scheduled_req_ids.discard(request.request_id)
         logger.warning(
             "Pensieve: %d blocks could not be loaded from host memory; %d requests begin again without them",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import TypeAlias
 
 from vllm_pensieve.retention.cost_model import CostModel
+
+MOST_KEPT_STRETCHES = 128
+"""Of blocks found, in one plan. More, scattered, would each cost a decision at admission and save little."""
 
 
 class Source(Enum):
@@ -104,7 +108,8 @@ def plan_restore(found: Sequence[Source | None], costs: RestoreCosts) -> Restore
 
     Each stretch of blocks of one kind is either used, which costs its copies, or computed. Using one behind a computed
     one costs an engine step, since the position jumps over it. Whatever is computed at the end of the prefix is left
-    to the request's own prefill.
+    to the request's own prefill. Of more than `MOST_KEPT_STRETCHES` that are found, the cheapest to compute are given
+    up beforehand, and the others used or computed as wholes.
     """
     stretches = _stretches(found, costs)
     # The cheapest way so far that ends with using, and with computing: cost and the choices made.
@@ -116,14 +121,17 @@ def plan_restore(found: Sequence[Source | None], costs: RestoreCosts) -> Restore
         before = used if used[0] <= computed[0] else computed
         compute = (before[0] + costs.recompute(stretch.start, stretch.end), (False, before))
         used, computed = use, compute
-    sources: list[Source | None] = []
+    sources = list(found)
+    end = 0
     way = used if used[0] < computed[0] else computed
     for stretch in reversed(stretches):
         assert way[1] is not None
         is_used, way = way[1]
-        if is_used or sources:  # from the last one that is used on
-            sources[:0] = [stretch.source if is_used else None] * (stretch.end - stretch.start)
-    return RestorePlan(_runs(sources))
+        if is_used:
+            end = end or stretch.end  # of the last one that is used
+        else:
+            sources[stretch.start : stretch.end] = [None] * (stretch.end - stretch.start)
+    return RestorePlan(_runs(sources[:end]))
 
 
 _Way: TypeAlias = tuple[float, "tuple[bool, _Way] | None"]
@@ -131,7 +139,6 @@ _Way: TypeAlias = tuple[float, "tuple[bool, _Way] | None"]
 
 @dataclass(frozen=True)
 class _Stretch:
-    source: Source | None
     start: int
     end: int
     use_cost: float
@@ -139,17 +146,44 @@ class _Stretch:
 
 def _stretches(found: Sequence[Source | None], costs: RestoreCosts) -> list[_Stretch]:
     """Maximal stretches of one source; swapped ones are cut where copying begins to be cheaper than computing."""
+    spans = _spans(found)
+    kept = [span for span in spans if found[span[0]] is not None]
+    if len(kept) > MOST_KEPT_STRETCHES:
+        spans = _fewer_spans(found, costs)
     stretches: list[_Stretch] = []
-    start = 0
     cut = costs.first_worth_loading(len(found))
-    for source, group in groupby(found):
-        end = start + sum(1 for _ in group)
-        inner = [cut] if source is Source.SWAPPED and start < cut < end else []
-        for a, b in pairwise([start, *inner, end]):
-            price = {Source.RESIDENT: 0.0, Source.SWAPPED: costs.load * (b - a), None: math.inf}
-            stretches.append(_Stretch(source, a, b, price[source]))
-        start = end
+    for start, end in spans:
+        if found[start] is None:
+            stretches.append(_Stretch(start, end, math.inf))
+            continue
+        is_cut = start < cut < end and Source.SWAPPED in found[start:end]
+        for a, b in pairwise([start, cut, end] if is_cut else [start, end]):
+            stretches.append(_Stretch(a, b, costs.load * found[a:b].count(Source.SWAPPED)))
     return stretches
+
+
+def _spans(kinds: Sequence[object]) -> list[tuple[int, int]]:
+    """[start, end) of the maximal stretches of equal elements."""
+    lengths = (sum(1 for _ in group) for _, group in groupby(kinds))
+    return list(pairwise(accumulate(lengths, initial=0)))
+
+
+def _fewer_spans(found: Sequence[Source | None], costs: RestoreCosts) -> list[tuple[int, int]]:
+    """[start, end) of what is kept, whatever its source, and of what lies between, which begins with a dropped block.
+
+    Kept are the stretches that are most expensive to compute, by length and depth, and a leading one.
+    """
+    is_kept = [source is not None for source in found]
+    double = costs.cost_model.depth_of_double_cost() / costs.block_size
+
+    def rank(span: tuple[int, int]) -> float:
+        start, end = span
+        return math.inf if start == 0 else (end - start) * (1 + start / double)
+
+    spans = [span for span in _spans(is_kept) if is_kept[span[0]]]
+    kept = sorted(heapq.nlargest(MOST_KEPT_STRETCHES, spans, key=rank))
+    edges = sorted({0, len(found), *(edge for span in kept for edge in span)})
+    return list(pairwise(edges))
 
 
 def _runs(sources: Sequence[Source | None]) -> tuple[Run, ...]:

@@ -17,8 +17,9 @@ class Swapper(BlockWatcher):
     """Follows the blocks of the GPU pool, by the keys of what they hold.
 
     A block is clean while the host tier has a copy of it, else dirty. Unused dirty blocks have an eviction order of
-    their own: its first are copied ahead of time, so that a block that must leave is clean by then. (An unused block
-    whose copy gave way does not come back into that order; it is stored when it is evicted.)
+    their own, in which they stand as in the pool's: its first are copied ahead of time, so that a block that must leave
+    is clean by then. (An unused block whose copy gave way does not come back into that order; it is stored when it is
+    evicted.)
 
     stored_blocks, loaded_blocks: copies planned so far. evicted_blocks: blocks that left GPU memory;
     evicted_to_nowhere: those of them of which no copy stayed.
@@ -63,6 +64,7 @@ class Swapper(BlockWatcher):
     ) -> None:
         dirty_ids: list[int] = []
         dirty_positions: list[int] = []
+        self._dirty.remember(block_ids)
         for block_id, key, position in zip(block_ids, keys, positions, strict=True):
             slot = self.host.find(key)
             if slot is not None:
@@ -84,6 +86,7 @@ class Swapper(BlockWatcher):
         # A step admits requests after it has preempted others, so what it loads is in use until it is built.
         assert block_id not in self._loads, block_id
         self._no_longer_dirty(block_id)
+        self._dirty.forget(block_id)
 
     @override
     def evicted(self, blocks: Sequence[Evicted]) -> None:
@@ -118,13 +121,13 @@ class Swapper(BlockWatcher):
     def clear(self) -> None:
         for block_id in list(self._dirty_key):
             self._no_longer_dirty(block_id)
+        self._dirty.forget_all()
         self.host.clear()
 
     def _no_longer_dirty(self, block_id: int) -> bool:
         if self._dirty_key.pop(block_id, None) is None:
             return False
         self._dirty.remove(block_id)
-        self._dirty.forget(block_id)
         return True
 
     # -- loads
@@ -160,8 +163,11 @@ class Swapper(BlockWatcher):
         if count <= 0:
             return copies
         now_s = self._clock()
-        for block_id in self._dirty.evict(count, now_s):
-            key, position = self._dirty_key.pop(block_id)
+        for block_id in self._dirty.peek(
+            count, now_s
+        ):  # they stay in GPU memory, and are remembered
+            key, position = self._dirty_key[block_id]
+            self._no_longer_dirty(block_id)
             if self.host.find(key) is None:  # another block may have held the same
                 slot = self.host.store(key, position, now_s)
                 assert slot is not None

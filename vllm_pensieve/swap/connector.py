@@ -16,8 +16,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.logger import init_logger
+from vllm.v1.core.kv_cache_utils import generate_scheduler_kv_cache_config
 
-from vllm_pensieve.cache_groups import block_bytes
+from vllm_pensieve.cache_groups import block_bytes, why_not_recoverable
 from vllm_pensieve.compat import why_plain_prefixes
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, ConfigError, PensieveConfig
 from vllm_pensieve.space.swap_plan import SwapPlan
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.request import Request
 
+    from vllm_pensieve.swap.host_memory import Workers
     from vllm_pensieve.swap.worker import SwapWorker
 
 logger = init_logger("vllm.pensieve")
@@ -80,6 +82,19 @@ class SwapReport(KVConnectorWorkerMetadata):
         )
 
 
+def why_no_host_tier(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> str | None:
+    """Why there is nothing to keep in host memory, whatever was asked for; None if there is.
+
+    A worker judges by the copy of its configuration that vLLM makes for the scheduler, which decides: what follows from
+    layers that the copy lacks, such as zeroing where number formats differ, does not happen. That all of its layers can
+    be recovered it sees for itself.
+    """
+    of_scheduler = generate_scheduler_kv_cache_config([kv_cache_config])
+    return why_plain_prefixes(vllm_config, of_scheduler) or why_not_recoverable(
+        kv_cache_config.kv_cache_groups
+    )
+
+
 def host_slots(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> int:
     """Blocks that fit into the host memory asked for; every worker holds its part of each.
 
@@ -91,7 +106,7 @@ def host_slots(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> int:
     """
     settings = vllm_config.additional_config.get(ADDITIONAL_CONFIG_KEY) or {}
     host_cache_gib = PensieveConfig.from_mapping(settings).host_cache_gib
-    if not host_cache_gib or why_plain_prefixes(vllm_config, kv_cache_config) is not None:
+    if not host_cache_gib or why_no_host_tier(vllm_config, kv_cache_config) is not None:
         return 0
     block = block_bytes(kv_cache_config) * vllm_config.parallel_config.world_size
     slots = int(host_cache_gib * 2**30) // block
@@ -100,6 +115,17 @@ def host_slots(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> int:
             f"pensieve: host_cache_gib={host_cache_gib} holds no block: one takes {block / 2**30:.6f} GiB."
         )
     return slots
+
+
+def _workers_here(world_size: int) -> Workers:
+    """The workers of this engine on this worker's machine: with a host tier all parallelism is that of tensors."""
+    from vllm_pensieve.swap.host_memory import ALONE, Workers
+
+    if world_size == 1:
+        return ALONE
+    from vllm.distributed.parallel_state import get_node_count, get_tp_group
+
+    return Workers(-(-world_size // get_node_count()), get_tp_group().barrier)
 
 
 class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
@@ -140,12 +166,13 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
             self._kv_cache_config.num_blocks,
             self.num_slots,
             verify=PensieveConfig.from_mapping(settings).verify_swaps,
+            workers=_workers_here(self._vllm_config.parallel_config.world_size),
         )
 
     @override
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata:
         """vLLM asks every worker when its KV cache is there, and hands the answers to the scheduler's connector."""
-        because = why_plain_prefixes(self._vllm_config, self._kv_cache_config)
+        because = why_no_host_tier(self._vllm_config, self._kv_cache_config)
         return HostTierOfWorker(self.num_slots, because)
 
     @override

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,20 +19,41 @@ class NotEnoughHostMemoryError(RuntimeError):
     """More host memory was asked for than this process may still allocate."""
 
 
-def allocate_slots(num_slots: int, row_bytes: Sequence[int], pin: bool) -> list[torch.Tensor]:
+@dataclass(frozen=True)
+class Workers:
+    """Processes that share this machine's memory, each about to take as much of it.
+
+    meet: returns when all of them have called it.
+    """
+
+    count: int
+    meet: Callable[[], object]
+
+
+ALONE = Workers(1, lambda: None)
+
+
+def allocate_slots(
+    num_slots: int, row_bytes: Sequence[int], pin: bool, workers: Workers = ALONE
+) -> list[torch.Tensor]:
     """For each layer memory [num_slots, row_bytes of the layer] of type uint8, all of it resident.
 
     pin: register it with CUDA, which copies several times faster from such memory; it stays registered until the
         process ends, so keep the tensors.
+    workers: all that allocate now. What each of them needs before it must have been taken when it calls this.
 
     Raises:
-        NotEnoughHostMemoryError: before anything is allocated.
+        NotEnoughHostMemoryError: before anything is allocated, by any of the workers.
         RuntimeError: the memory cannot be pinned.
     """
-    asked, available = num_slots * sum(row_bytes), available_bytes()
+    asked = workers.count * num_slots * sum(row_bytes)
+    workers.meet()  # the last one has what it needed before
+    available = available_bytes()
+    workers.meet()  # nobody takes any before all have looked
     if asked > available:
+        whose = f" for {workers.count} workers" if workers.count > 1 else ""
         raise NotEnoughHostMemoryError(
-            f"the host tier was to have {asked / GIB:.2f} GiB of memory, but this process may allocate only "
+            f"the host tier was to have {asked / GIB:.2f} GiB of memory{whose}, but this process may allocate only "
             f"{available / GIB:.2f} GiB more; make the tier smaller, free memory, or raise the container's limit"
         )
     return [_allocate(num_slots, layer_bytes, pin) for layer_bytes in row_bytes]
@@ -89,15 +111,15 @@ def _headrooms(mounts: Sequence[Path], path: str, names: tuple[str, str, str]) -
     own = Path(path.lstrip("/"))
     # A container may see its own group as the mount itself, whatever its path outside: missing folders are skipped.
     for folder in (mount / group for mount in mounts for group in (own, *own.parents)):
-        limit = _read(folder / limit_name)
-        if not limit.strip().isdigit():  # no such group, or "max"
+        limit, used = _read(folder / limit_name).strip(), _read(folder / usage_name).strip()
+        if not limit.isdigit() or not used.isdigit():  # no such group, no limit ("max"), or hidden
             continue
         cached = [
             int(line.split()[1])
             for line in _read(folder / "memory.stat").splitlines()
             if line.startswith(f"{cache_name} ")
         ]
-        yield int(limit) - int(_read(folder / usage_name)) + sum(cached)
+        yield int(limit) - int(used) + sum(cached)
 
 
 def _read(file: Path) -> str:

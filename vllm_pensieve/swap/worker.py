@@ -12,7 +12,7 @@ from vllm.logger import init_logger
 from vllm_pensieve.space.swap_plan import SwapPlan
 from vllm_pensieve.swap.checksums import SlotChecksums
 from vllm_pensieve.swap.copiers import Copier, CopyError, make_copier
-from vllm_pensieve.swap.host_memory import allocate_slots
+from vllm_pensieve.swap.host_memory import ALONE, Workers, allocate_slots
 from vllm_pensieve.swap.layout import block_rows
 
 logger = init_logger("vllm.pensieve")
@@ -59,10 +59,12 @@ class SwapWorker:
         num_blocks: int,
         num_slots: int,
         verify: bool,
+        workers: Workers = ALONE,
     ) -> SwapWorker:
         """For a worker's KV cache, as vLLM registers it, by layer name in the order in which it is to be loaded.
 
         unannounced: of layers that are read without a call of `wait_for_layer`.
+        workers: of this engine on this machine; all of them call this now.
 
         Raises:
             UnaddressableLayoutError: blocks cannot be copied as bytes.
@@ -79,7 +81,10 @@ class SwapWorker:
                 rows.append(layer_rows)
             layers[name] = row_of[address]
         slots = allocate_slots(
-            num_slots, [row.shape[1] for row in rows], pin=rows[0].device.type == "cuda"
+            num_slots,
+            [row.shape[1] for row in rows],
+            pin=rows[0].device.type == "cuda",
+            workers=workers,
         )
         slot_bytes = sum(row.shape[1] for row in rows)
         logger.info(
