@@ -13,6 +13,14 @@ from typing import Any
 STATS_KEY = "pensieve"
 SOURCES = ("resident", "swapped", "recovered", "new")
 REPORT_INTERVAL_S = 1.0
+TOTALS = {
+    "recoveries": "Requests of which a part of the prefix was computed again.",
+    "failed_loads": "Blocks that could not be loaded from host memory and were computed again.",
+    "checksum_failures": "Blocks whose copy in host memory had changed (with verify_swaps).",
+    "load_wait_seconds": "Seconds that a worker's own thread waited for loads from host memory.",
+    "trace_records_lost": "Records of the trace that could not be written.",
+}
+"""Counters without a label of their own: attributes of `PensieveStats`, and what /metrics says of them."""
 
 
 @dataclass
@@ -25,14 +33,19 @@ class PensieveStats:
     evictions: cached blocks by where they went: `host` left GPU memory and have a copy in host memory, `dropped` left
         GPU memory without one or host memory.
     copied_bytes: `store`: from GPU to host memory; `load`: back.
-    recoveries: requests of which something was computed again.
+    recoveries, failed_loads, checksum_failures, load_wait_seconds, trace_records_lost: see `TOTALS`. A block that fails
+        its checksum is a failed load as well.
     """
 
     prompt_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     evictions: dict[str, int] = field(default_factory=lambda: {"host": 0, "dropped": 0})
     copied_bytes: dict[str, int] = field(default_factory=lambda: {"store": 0, "load": 0})
     recoveries: int = 0
-    _reported: dict[str, dict[str, int]] = field(default_factory=dict, repr=False)
+    failed_loads: int = 0
+    checksum_failures: int = 0
+    load_wait_seconds: float = 0.0
+    trace_records_lost: int = 0
+    _reported: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
     _reported_at_s: float = field(default=-REPORT_INTERVAL_S, repr=False)
 
     def count_prompt(self, total: int, resident: int, swapped: int, recovered: int) -> None:
@@ -43,31 +56,46 @@ class PensieveStats:
         self.prompt_tokens["new"] += total - resident - swapped - recovered
         self.recoveries += recovered > 0
 
-    def report_due(self, now_s: float) -> bool:
-        """Whether a prompt was counted since the last report, or that is longer ago than the interval.
+    def report_due(self, now_s: float, idle: bool) -> bool:
+        """Whether the engine is idle, a prompt was counted since the last report, or that is longer ago than the
+        interval.
 
-        The engine asks after every step, and most steps only decode.
+        The engine asks after every step, and most steps only decode. After the last step there may be no other one for
+        hours, so it always reports.
         """
         return (
-            self.prompt_tokens != self._reported.get("prompt_tokens")
+            idle
+            or self.prompt_tokens != self._reported.get("prompt_tokens")
             or now_s - self._reported_at_s >= REPORT_INTERVAL_S
         )
 
     def report(
-        self, engine: int, blocks: Mapping[str, int], sessions: int, now_s: float
+        self,
+        engine: int,
+        blocks: Mapping[str, int],
+        host_blocks: int,
+        sessions: int,
+        now_s: float,
     ) -> dict[str, Any]:
-        """What was counted since the last report, and the state now, as plain values that can be sent."""
+        """What was counted since the last report, and the state now, as plain values that can be sent.
+
+        blocks: by state. host_blocks: how many blocks fit into host memory.
+        """
         self._reported_at_s = now_s
         return {
             "engine": engine,
             "prompt_tokens": self._since_last_report("prompt_tokens", self.prompt_tokens),
             "evictions": self._since_last_report("evictions", self.evictions),
             "copied_bytes": self._since_last_report("copied_bytes", self.copied_bytes),
+            "totals": self._since_last_report(
+                "totals", {name: getattr(self, name) for name in TOTALS}
+            ),
             "blocks": dict(blocks),
+            "host_blocks": host_blocks,
             "sessions": sessions,
         }
 
-    def _since_last_report(self, name: str, counts: dict[str, int]) -> dict[str, int]:
+    def _since_last_report(self, name: str, counts: Mapping[str, float]) -> dict[str, float]:
         before = self._reported.get(name, {})
         self._reported[name] = dict(counts)
         return {label: count - before.get(label, 0) for label, count in counts.items()}
@@ -102,6 +130,18 @@ class PrometheusReporter:
                 labelnames=[*labelnames, "direction"],
             ),
         }
+        self._totals = {
+            name: counter_class(
+                name=f"vllm:pensieve_{name}", documentation=documentation, labelnames=labelnames
+            )
+            for name, documentation in TOTALS.items()
+        }
+        self._host_blocks = gauge_class(
+            name="vllm:pensieve_host_capacity_blocks",
+            documentation="KV blocks that fit into host memory.",
+            labelnames=labelnames,
+            multiprocess_mode="mostrecent",
+        )
         self._blocks = gauge_class(
             name="vllm:pensieve_blocks",
             documentation="KV blocks by state.",
@@ -121,6 +161,9 @@ class PrometheusReporter:
         for name, counter in self._counters.items():
             for label, count in report[name].items():
                 counter.labels(*labels, label).inc(count)
+        for name, total in self._totals.items():
+            total.labels(*labels).inc(report["totals"][name])
+        self._host_blocks.labels(*labels).set(report["host_blocks"])
         for state, blocks in report["blocks"].items():
             self._blocks.labels(*labels, state).set(blocks)
         self._sessions.labels(*labels).set(report["sessions"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 from vllm_pensieve.space.restore_plan import RestorePlan
@@ -23,10 +23,6 @@ class Walk:
     holes: list[tuple[int, int]]
     end: int
     chunk: tuple[int, int] = (0, 0)
-    hole_tokens: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.hole_tokens = sum(end - start for start, end in self.holes)
 
     @classmethod
     def over(cls, plan: RestorePlan, block_size: int) -> Walk:

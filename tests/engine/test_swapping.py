@@ -72,9 +72,13 @@ def test_a_bit_that_flips_in_host_memory_is_found_and_the_block_computed_again(
     host = served.scheduler.swapper.host
     slot = host.find(served.keys(prompt)[5])
     served.connector.worker.copier._host[2][slot, 17] ^= 4
+    stats = served.scheduler.pensieve_stats
+    changed, failed = stats.checksum_failures, stats.failed_loads
     (output,) = served.serve([prompt])
     assert_equal(output, prompt)
     assert "have changed" in caplog_vllm.text
+    assert (stats.checksum_failures - changed, stats.failed_loads - failed) == (1, 1)
+    assert stats.load_wait_seconds > 0
     served.assert_nothing_left()
     (again,) = served.serve([prompt])
     assert_equal(again, prompt)
@@ -126,6 +130,27 @@ def test_a_copy_that_dawdles_is_waited_for(served, prompt, assert_equal, monkeyp
     monkeypatch.setattr(host_copier, "_copy", slowly)
     push_out(served)
     (output,) = served.serve([prompt])
+    assert_equal(output, prompt)
+    served.assert_nothing_left()
+
+
+def test_a_worker_without_host_memory_serves_nothing_from_it(
+    serve, prompt, assert_equal, monkeypatch
+):
+    """vLLM asks for the blocks that were not loaded, and everything is computed."""
+    from vllm_pensieve.swap.connector import PensieveConnector
+
+    monkeypatch.setattr(PensieveConnector, "register_kv_caches", lambda self, kv_caches: None)
+    served = serve(blocks=70, host_blocks=500)
+    assert served.connector.worker is None
+    # As if one store of each prompt had gone well and only loads did not.
+    real = served.scheduler.swapper.host.discard
+    monkeypatch.setattr(served.scheduler.swapper.host, "discard", lambda slots: None)
+    served.serve([prompt])
+    push_out(served)
+    monkeypatch.setattr(served.scheduler.swapper.host, "discard", real)
+    (output,) = served.serve([prompt])
+    assert served.scheduler.swapper.loaded_blocks > 0
     assert_equal(output, prompt)
     served.assert_nothing_left()
 

@@ -256,13 +256,23 @@ def test_an_input_longer_than_the_context_is_refused_and_the_session_goes_on(ser
         (("a", " \n"), "the input is empty"),
         (("a", None), "the input is empty"),
         (("a", "hello", 0), "max_new_tokens is 0"),
-        (("a", "hel\udcfflo"), r"no valid text: '\\udcff' stands for no character"),
     ],
 )
 def test_bad_requests_are_refused(server, arguments, said):
     with pytest.raises(UsageError, match=said):
         server.process_request(*arguments)
     assert not server.inspection.scheduler.requests
+
+
+def test_half_a_character_is_answered_as_the_replacement_character(server):
+    server.process_request("half", "hel\ud83dlo", 4)
+    replaced = list("hel\N{REPLACEMENT CHARACTER}lo".encode())
+    spelled = server._tokenizer.convert_tokens_to_ids(
+        server._tokenizer.tokenize("hel\N{REPLACEMENT CHARACTER}lo")
+    )
+    assert len(spelled) == len(replaced)
+    said = server.token_ids("half")
+    assert any(said[i : i + len(spelled)] == spelled for i in range(len(said)))
 
 
 def test_a_session_that_is_not_there_is_named(server):

@@ -69,8 +69,8 @@ def kernels(
     if json is not None and not os.access(json.absolute().parent, os.W_OK):
         raise UsageError(f"--json {json}: its folder does not exist or cannot be written")
     from vllm_pensieve.bench.kernels.cases import KernelOptions
-    from vllm_pensieve.bench.kv_shape import BYTES_BY_DTYPE
     from vllm_pensieve.cli.bench import chosen, numbers
+    from vllm_pensieve.kv_shape import BYTES_BY_DTYPE
 
     options = KernelOptions(
         query_len=numbers("--query-len", query_len),

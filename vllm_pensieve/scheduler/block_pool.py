@@ -9,6 +9,7 @@ from typing_extensions import override
 from vllm.v1.core.block_pool import BlockPool
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.scheduler.events import Announcer
 from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
 
@@ -21,10 +22,12 @@ class PensieveBlockPool(BlockPool):
     """A BlockPool whose free queue follows an eviction order.
 
     content_version: changes whenever a lookup by hash could give another answer than before.
+    announcer: decides which KV events routers hear; None while there are none.
     """
 
     free_block_queue: RetentionFreeQueue
     content_version: int
+    announcer: Announcer | None
 
     @classmethod
     def adopt(
@@ -37,11 +40,45 @@ class PensieveBlockPool(BlockPool):
         assert isinstance(pool, cls)
         pool.free_block_queue = RetentionFreeQueue(pool.blocks, free, order, block_size, clock)
         pool.content_version = 0
+        pool.announcer = Announcer(pool) if pool.enable_kv_cache_events else None
 
     @override
-    def cache_full_blocks(self, *args: Any, **kwargs: Any) -> None:
-        super().cache_full_blocks(*args, **kwargs)
+    def cache_full_blocks(
+        self,
+        request: Request,
+        blocks: list[KVCacheBlock],
+        num_cached_blocks: int,
+        num_full_blocks: int,
+        block_size: int,
+        kv_cache_group_id: int,
+        block_mask: list[bool] | None = None,
+    ) -> None:
+        super().cache_full_blocks(
+            request,
+            blocks,
+            num_cached_blocks,
+            num_full_blocks,
+            block_size,
+            kv_cache_group_id,
+            block_mask,
+        )
         self.content_version += 1
+        if self.announcer is not None and num_cached_blocks < num_full_blocks:
+            self.announcer.cached(request, num_cached_blocks, num_full_blocks, kv_cache_group_id)
+
+    @override
+    def emit_cached_block_events(
+        self, request: Request, num_cached_blocks: int, block_size: int, kv_cache_group_id: int
+    ) -> None:
+        """Announces a resident prefix again, for a request that asks for it."""
+        super().emit_cached_block_events(request, num_cached_blocks, block_size, kv_cache_group_id)
+        if self.announcer is not None and num_cached_blocks:
+            self.announcer.cached(request, 0, num_cached_blocks, kv_cache_group_id)
+
+    @override
+    def _emit_block_removed_events(self, block_hashes: list[Any]) -> None:
+        if self.announcer is not None:
+            super()._emit_block_removed_events(self.announcer.taken_back(block_hashes))
 
     @override
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
@@ -63,6 +100,8 @@ class PensieveBlockPool(BlockPool):
         self.content_version += 1
         for block in self.blocks:
             self.free_block_queue.content_lost(block)
+        if self.announcer is not None:
+            self.announcer.cleared()
         return True
 
 
@@ -89,11 +128,17 @@ class WatchedBlockPool(PensieveBlockPool):
         num_cached_blocks: int,
         num_full_blocks: int,
         block_size: int,
-        *args: Any,
-        **kwargs: Any,
+        kv_cache_group_id: int,
+        block_mask: list[bool] | None = None,
     ) -> None:
         super().cache_full_blocks(
-            request, blocks, num_cached_blocks, num_full_blocks, block_size, *args, **kwargs
+            request,
+            blocks,
+            num_cached_blocks,
+            num_full_blocks,
+            block_size,
+            kv_cache_group_id,
+            block_mask,
         )
         for index in range(num_cached_blocks, num_full_blocks):
             block = blocks[index]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,13 +10,16 @@ from typing_extensions import override
 from vllm.utils.math_utils import cdiv
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
+from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from vllm_pensieve.recovery import Walk
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
 from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Source, plan_restore
 
 if TYPE_CHECKING:
+    from vllm.distributed.kv_events import KVCacheEvent
     from vllm.v1.core.kv_cache_utils import BlockHashWithGroupId, KVCacheBlock
+    from vllm.v1.metrics.stats import PrefixCacheStats
     from vllm.v1.request import Request
 
     from vllm_pensieve.metrics import PensieveStats
@@ -66,8 +69,12 @@ class PensieveKVCacheManager(KVCacheManager):
         costs: RestoreCosts,
         swapper: Swapper | None,
         recorder: TraceRecorder | None,
+        external_stats: Callable[[], PrefixCacheStats | None],
     ) -> None:
-        """Turn a new manager, whose pool is ours already, into one of ours in place."""
+        """Turn a new manager, whose pool is ours already, into one of ours in place.
+
+        external_stats: what vLLM counted of lookups outside GPU memory since its last report; None without a connector.
+        """
         assert type(manager) is KVCacheManager, type(manager)
         manager.__class__ = cls
         manager = cast(PensieveKVCacheManager, manager)
@@ -79,6 +86,7 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._contiguous_costs = replace(costs, recovery=False)
         manager._swapper = swapper
         manager._recorder = recorder
+        manager._external_stats = external_stats
         manager._attention = manager.coordinator.single_type_managers[0]
 
     # -- lookup
@@ -242,6 +250,15 @@ class PensieveKVCacheManager(KVCacheManager):
         start, end = (tokens // block_size for tokens in walk.chunk)
         table = self._attention.req_to_blocks[request.request_id]
         self.block_pool.cache_full_blocks(request, table, start, end, block_size, 0)
+        if self.block_pool.announcer is not None and walk.chunk[1] == walk.holes[0][1]:
+            next_hole = walk.holes[1][0] if len(walk.holes) > 1 else walk.end
+            self.block_pool.announcer.reached(request, end, next_hole // block_size, 0)
+
+    @override
+    def take_events(self) -> list[KVCacheEvent]:
+        if self.block_pool.announcer is not None:
+            self.block_pool.announcer.announce_copies()
+        return super().take_events()
 
     def hashed_blocks(self, request_id: str, start: int, end: int) -> set[int]:
         """Ids of the request's blocks that have a hash and hold at least one of the tokens [start, end)."""
@@ -275,9 +292,10 @@ class PensieveKVCacheManager(KVCacheManager):
         block_size = self._costs.block_size
         recovered = restore.tokens(Source.RECOMPUTED, block_size) if restore else 0
         swapped = restore.tokens(Source.SWAPPED, block_size) if restore else 0
-        super().record_prefix_cache_stats(request, num_hits - recovered)
+        resident = num_hits - recovered - swapped
+        super().record_prefix_cache_stats(request, resident)
+        self._count_external_hits(swapped, recovered, request.num_preemptions > 0)
         if request.num_preemptions == 0:
-            resident = num_hits - recovered - swapped
             self._stats.count_prompt(request.num_prompt_tokens, resident, swapped, recovered)
             if self._recorder is not None:
                 self._recorder.admitted(request.request_id, resident, swapped, recovered)
@@ -286,6 +304,35 @@ class PensieveKVCacheManager(KVCacheManager):
                 for hole in reversed(holes):
                     del keys[hole.start : hole.end]
                 self._recorder.used(keys)
+
+    def _count_external_hits(self, swapped: int, recovered: int, preempted: bool) -> None:
+        """vLLM has just counted this request as one that asked the connector for what follows `num_hits` and got
+        nothing; it asked for what is not resident and got what is swapped. All in tokens.
+        """
+        stats = self._external_stats()
+        if stats is None or not swapped + recovered:
+            return
+        hits_by_source = {CacheHitSource.HOST: swapped} if swapped else None
+        stats.record(swapped + recovered, swapped, preempted, hits_by_source)
+        if preempted:
+            stats.preempted_requests -= 1
+        else:
+            stats.requests -= 1
+
+    def correct_prefill_stats(self, request: Request) -> None:
+        """Called before a request is admitted, when vLLM takes the whole kept prefix for cached in GPU memory: what is
+        swapped comes from outside it, and what is recovered is not cached.
+        """
+        restore = self._restores.get(request.request_id)
+        stats = request.prefill_stats
+        if restore is None or not stats or request.num_preemptions > 0:
+            return
+        block_size = self._costs.block_size
+        stats.set(
+            num_prompt_tokens=stats.num_prompt_tokens,
+            num_local_cached_tokens=restore.tokens(Source.RESIDENT, block_size),
+            num_external_cached_tokens=restore.tokens(Source.SWAPPED, block_size),
+        )
 
     def prompt_keys(self, request: Request) -> list[BlockHashWithGroupId]:
         """The keys of the full blocks of a request's prompt."""

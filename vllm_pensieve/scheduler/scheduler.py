@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 from vllm.logger import init_logger
+from vllm.utils.math_utils import cdiv
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.diffusion_scheduler import DiffusionAsyncScheduler, DiffusionScheduler
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from vllm_pensieve.cache_groups import keeps_windows_whole
 from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.retention import EvictionOrder, make_order
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
+from vllm_pensieve.scheduler.choices import keep_external_ids, parent_of
 from vllm_pensieve.scheduler.costs import Costs
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
 from vllm_pensieve.scheduler.swapping import SwappingMixin
@@ -56,6 +57,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         config = PensieveConfig.from_mapping(settings or {})
         self.pensieve_stats = PensieveStats()
         self.sessions = SessionTable(config.max_sessions)
+        keep_external_ids()
         self._report_stats = False
         self.walks: dict[str, Walk] = {}
         # Under priority policy: the tokens that the step being built computes, by request.
@@ -103,12 +105,17 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
             watchers.append(self._start_trace(config, block_size, self._is_in_host_memory))
         if watchers:
             WatchedBlockPool.attach(pool, watchers)
+        restore_costs = self.costs.of_restoring(config, block_size, load_bytes)
+        if pool.announcer is not None:
+            blocks = cdiv(self.max_model_len, block_size)
+            pool.announcer.load_from(restore_costs.first_worth_loading(blocks) * block_size)
         PensieveKVCacheManager.adopt(
             manager,
             self.pensieve_stats,
-            self.costs.of_restoring(config, block_size, load_bytes),
+            restore_costs,
             self.swapper,
             self._recorder,
+            lambda: self.connector_prefix_cache_stats,
         )
         self.walks = manager.walks  # one dict, owned by the manager
         if not config.recovery:
@@ -122,7 +129,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
             self.swapper.host.num_slots if self.swapper else 0,
             "on" if config.recovery else "off",
             ", every layer keeps all tokens, also those with a sliding window"
-            if keeps_windows_whole(self.kv_cache_config.kv_cache_groups)
+            if self.vllm_config.model_config.get_sliding_window() is not None
             else "",
             cost_model.depth_of_double_cost(),
         )
@@ -134,25 +141,21 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         is_new = request.request_id not in self.requests
         super().add_request(request)
         if is_new:
-            session = self.sessions.begin(
-                request.request_id, request.session_id, request.block_hashes, time.monotonic()
+            turn = self.sessions.begin(
+                request.request_id,
+                request.session_id,
+                request.block_hashes,
+                time.monotonic(),
+                parent_of(request),
             )
             if self._recorder is not None:
-                self._recorder.arrived(request.request_id, session.session_id, session.turns)
+                self._recorder.arrived(request.request_id, turn)
 
     @override
     def _free_blocks(self, request: Request) -> None:
         self.sessions.end(request.request_id, request.block_hashes, time.monotonic())
-        if self._recorder is not None:
-            reason = request.get_finished_reason()
-            self._recorder.finished(
-                request.request_id,
-                self.kv_cache_manager.prompt_keys(request),
-                request.num_prompt_tokens,
-                request.num_output_tokens,
-                request.num_preemptions,
-                None if reason is None else str(reason),
-            )
+        reason = request.get_finished_reason()
+        self._record(request, None if reason is None else str(reason))
         super()._free_blocks(request)
 
     # -- recovery: admission, every chunk, after the step
@@ -163,16 +166,11 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
     ) -> int:
         """Stock takes the result off the position at admission and asks for no slots for these tokens."""
         replay = super()._mark_prefix_replay(request, num_hit_tokens, *args, **kwargs)
+        if isinstance(self.kv_cache_manager, PensieveKVCacheManager):
+            self.kv_cache_manager.correct_prefill_stats(request)
         walk = self.walks.get(request.request_id)
         if walk is None:
             return replay
-        stats = request.prefill_stats
-        if stats and request.num_preemptions <= 0:  # recovered tokens are computed, not cached
-            stats.set(
-                num_prompt_tokens=stats.num_prompt_tokens,
-                num_local_cached_tokens=stats.num_local_cached_tokens - walk.hole_tokens,
-                num_external_cached_tokens=stats.num_external_cached_tokens,
-            )
         return num_hit_tokens - walk.start
 
     @override
@@ -269,9 +267,10 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         if (
             stats is not None
             and self._report_stats
-            and self.pensieve_stats.report_due(time.monotonic())
+            and self.pensieve_stats.report_due(time.monotonic(), idle=not self.requests)
         ):
             self._count_evictions()
+            self._count_lost_records()
             stats.kv_connector_stats = {
                 **(stats.kv_connector_stats or {}),
                 STATS_KEY: self._report(),
@@ -291,8 +290,9 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
         resident = pool.num_gpu_blocks - 1 - empty  # all but the null block
         swapped = self.swapper.host.only_copies if self.swapper else 0
         return self.pensieve_stats.report(
-            self.parallel_config.data_parallel_rank,
+            self.parallel_config.data_parallel_index,
             {"resident": resident, "swapped": swapped, "free": empty},
+            self.swapper.host.num_slots if self.swapper else 0,
             len(self.sessions),
             time.monotonic(),
         )

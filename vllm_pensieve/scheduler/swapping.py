@@ -10,6 +10,7 @@ from typing_extensions import override
 from vllm.logger import init_logger
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.config import PensieveConfig
 from vllm_pensieve.metrics import PensieveStats
 from vllm_pensieve.retention import EvictionOrder
@@ -18,7 +19,7 @@ from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
 from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.swapper import Swapper
-from vllm_pensieve.swap.connector import SwapMetadata, SwapReport, block_bytes
+from vllm_pensieve.swap.connector import SwapMetadata, SwapReport
 
 if TYPE_CHECKING:
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
@@ -38,6 +39,7 @@ class SwappingMixin(Scheduler):
     """
 
     swapper: Swapper | None = None
+    pensieve_stats: PensieveStats
     _clock: StepClock
     _hash_log: HashLog
     _block_bytes: int
@@ -55,7 +57,8 @@ class SwappingMixin(Scheduler):
         on_dropped: called with the key of every block whose only copy is given up.
         """
         num_blocks = self.kv_cache_manager.block_pool.num_gpu_blocks
-        host = HostTier(num_slots, new_order(), on_dropped)
+        announcer = self.kv_cache_manager.block_pool.announcer
+        host = HostTier(num_slots, new_order(), on_dropped, announcer)
         self.swapper = Swapper(host, new_order(), self._clock)
         self._hash_log = HashLog()
         self._block_bytes = block_bytes(self.kv_cache_config)
@@ -97,6 +100,7 @@ class SwappingMixin(Scheduler):
         """Some blocks could not be loaded: take back whatever rests on them, and begin those requests again."""
         if self.swapper is None:
             return super()._handle_invalid_blocks(invalid_block_ids, *args, **kwargs)
+        self.pensieve_stats.failed_loads += len(invalid_block_ids)
         manager = self.kv_cache_manager
         pool = manager.block_pool
         tables = {r.request_id: manager.get_block_ids(r.request_id)[0] for r in self.running}
@@ -128,6 +132,8 @@ class SwappingMixin(Scheduler):
         report = kv_connector_output.kv_connector_worker_meta
         if self.swapper is not None and isinstance(report, SwapReport):
             self.swapper.host.discard(report.bad_slots)
+            self.pensieve_stats.checksum_failures += len(report.changed_slots)
+            self.pensieve_stats.load_wait_seconds += report.load_wait_s
 
     @override
     def reset_connector_cache(self) -> bool:

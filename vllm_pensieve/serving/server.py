@@ -17,6 +17,7 @@ from vllm_pensieve.serving.options import ServerOptions, check_reply_length
 from vllm_pensieve.serving.recovery import Recovery
 from vllm_pensieve.serving.statistics import STATES, Statistics, mean_by_turn
 from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.workloads.text import whole_characters
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -145,8 +146,7 @@ class Server:
             raise UsageError(f"session_id is {session_id!r}; a text that is not empty is expected")
         if not isinstance(text, str) or not text.strip():
             raise UsageError("the input is empty; say something")
-        if (bad := _not_unicode(text)) is not None:
-            raise UsageError(f"the input is no valid text: {bad!r} stands for no character")
+        text = whole_characters(text)
         length = self.options.max_new_tokens if max_new_tokens is None else max_new_tokens
         check_reply_length(length)
         begun_s = time.perf_counter()
@@ -384,15 +384,6 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _not_unicode(text: str) -> str | None:
-    """The first thing in `text` that is no character: half of a surrogate pair, or a byte that could not be decoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return text[error.start]
-    return None
 
 
 def create_server(

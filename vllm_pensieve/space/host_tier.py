@@ -18,6 +18,16 @@ class Beside(Enum):
     NOTHING = "nothing: the copy is the only one"
 
 
+class SlotWatcher:
+    """Is told which blocks there are copies of, by the blocks' keys; does nothing with it."""
+
+    def filled(self, key: Hashable, position: int) -> None:
+        """There is a copy now, or the copy that there is has become the only one. position: tokens before the block."""
+
+    def emptied(self, key: Hashable) -> None:
+        """There is no copy any more."""
+
+
 class HostTier:
     """Which slot holds the copy of which block, and which copy gives way to a new one.
 
@@ -35,6 +45,7 @@ class HostTier:
         num_slots: int,
         order: EvictionOrder,
         on_dropped: Callable[[Hashable], None] | None = None,
+        watcher: SlotWatcher | None = None,
     ) -> None:
         """on_dropped: called with the key of every only copy that gives way or is discarded."""
         self.num_slots = num_slots
@@ -42,6 +53,7 @@ class HostTier:
         self.dropped_blocks = 0
         self._idle_share = num_slots // 4
         self._on_dropped = on_dropped
+        self._watcher = watcher or SlotWatcher()
         self._only = order
         self._busy: OrderedDict[int, None] = OrderedDict()
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -78,6 +90,7 @@ class HostTier:
         if slot is not None:
             self._slot_of[key], self._key_of[slot], self._position_of[slot] = slot, key, position
             self.version += 1
+            self._watcher.filled(key, position)
             if last_use_s is None:
                 self._idle[slot] = None
             else:
@@ -115,6 +128,7 @@ class HostTier:
     def block_gone(self, slot: int, last_use_s: float) -> None:
         """The block left GPU memory."""
         self._enter(slot, Beside.NOTHING, last_use_s)
+        self._watcher.filled(self._key_of[slot], self._position_of[slot])
 
     def _enter(self, slot: int, state: Beside, last_use_s: float = 0.0) -> None:
         if self._held and slot in self._held:
@@ -169,8 +183,10 @@ class HostTier:
     def _forget(self, slot: int) -> None:
         self._leave_state(slot)
         self._only.forget(slot)
-        del self._slot_of[self._key_of.pop(slot)], self._position_of[slot]
+        key = self._key_of.pop(slot)
+        del self._slot_of[key], self._position_of[slot]
         self.version += 1
+        self._watcher.emptied(key)
 
     def _leave_state(self, slot: int) -> None:
         if slot in self._busy:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from vllm.logger import init_logger
@@ -25,31 +27,42 @@ class SwapWorker:
     until something is stored in it, and a load from a bad slot fails.
 
     layers: index of a layer's copy by the layer's name.
+    unannounced: the first so many of the copies are of layers for which nobody calls `wait_for_layer`.
     checksums: of what was stored in each slot, or None to trust host memory.
     """
 
     def __init__(
-        self, copier: Copier, layers: Mapping[str, int], checksums: SlotChecksums | None
+        self,
+        copier: Copier,
+        layers: Mapping[str, int],
+        unannounced: int,
+        checksums: SlotChecksums | None,
     ) -> None:
         self.copier = copier
         self._layers = layers
+        self._unannounced = unannounced
         self._checksums = checksums
         self._plan = NO_PLAN
         self._ahead: Sequence[tuple[int, int]] = ()  # begun in the step before
         self._loading: Sequence[tuple[int, int]] = ()
         self._bad_slots: set[int] = set()
         self._new_bad_slots: set[int] = set()
+        self._changed_slots: set[int] = set()
+        self._load_wait_s = 0.0
         self._bad_blocks: set[int] = set()
 
     @classmethod
     def over(
         cls,
-        kv_caches: Mapping[str, torch.Tensor],
+        unannounced: Mapping[str, torch.Tensor],
+        announced: Mapping[str, torch.Tensor],
         num_blocks: int,
         num_slots: int,
         verify: bool,
     ) -> SwapWorker:
-        """For a worker's KV cache, as vLLM registers it.
+        """For a worker's KV cache, as vLLM registers it, by layer name in the order in which it is to be loaded.
+
+        unannounced: of layers that are read without a call of `wait_for_layer`.
 
         Raises:
             UnaddressableLayoutError: blocks cannot be copied as bytes.
@@ -58,6 +71,7 @@ class SwapWorker:
         rows: list[torch.Tensor] = []
         layers: dict[str, int] = {}
         row_of: dict[int, int] = {}  # by address: layers may share one cache
+        kv_caches = {**unannounced, **announced}
         for name, layer_rows in block_rows(kv_caches, num_blocks).items():
             address = layer_rows.data_ptr()
             if address not in row_of:
@@ -74,7 +88,12 @@ class SwapWorker:
             num_slots,
             slot_bytes // 1024,
         )
-        return cls(make_copier(rows, slots), layers, SlotChecksums(slots) if verify else None)
+        return cls(
+            make_copier(rows, slots),
+            layers,
+            len({layers[name] for name in unannounced}),
+            SlotChecksums(slots) if verify else None,
+        )
 
     # -- a step, in this order
 
@@ -105,9 +124,12 @@ class SwapWorker:
         self._loading = self._loadable(self._plan.loads)
         if self._loading:
             try:
-                self.copier.load(self._loading)
-                if not layer_by_layer:
-                    self.copier.wait_for_load()
+                with self._waiting_for_loads():
+                    self.copier.load(self._loading)
+                    if not layer_by_layer:
+                        self.copier.wait_for_load()
+                    elif self._unannounced:
+                        self.copier.wait_for_layer(self._unannounced - 1)
             except CopyError as error:
                 self._load_failed(error)
         if self._plan.loads:
@@ -117,7 +139,11 @@ class SwapWorker:
         """Before this layer reads its KV cache."""
         if self._loading:
             try:
-                self.copier.wait_for_layer(self._layers[name])
+                with self._waiting_for_loads():
+                    if name in self._layers:
+                        self.copier.wait_for_layer(self._layers[name])
+                    else:  # one that reads the cache of another layer
+                        self.copier.wait_for_load()
             except CopyError as error:
                 self._load_failed(error)
 
@@ -125,11 +151,20 @@ class SwapWorker:
         """The forward pass has been launched, or there is none."""
         if self._loading:
             try:
-                self.copier.wait_for_load()
+                with self._waiting_for_loads():
+                    self.copier.wait_for_load()
             except CopyError as error:
                 self._load_failed(error)
             self._loading = ()
         self._plan = NO_PLAN
+
+    @contextmanager
+    def _waiting_for_loads(self) -> Iterator[None]:
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._load_wait_s += time.perf_counter() - began_s
 
     def _begin_ahead(self) -> None:
         """Before the forward pass is launched, behind this step's loads: so the copies are made beside it."""
@@ -141,7 +176,12 @@ class SwapWorker:
                 self._store_failed(self._ahead, error)
                 self._ahead = ()
 
-    # -- what went wrong
+    # -- how it went
+
+    def take_load_wait(self) -> float:
+        """Seconds that the caller's thread waited for loads since the last call. On a GPU streams wait, not threads."""
+        waited_s, self._load_wait_s = self._load_wait_s, 0.0
+        return waited_s
 
     def take_bad_blocks(self) -> set[int]:
         """Blocks that should have been loaded and were not, since the last call."""
@@ -153,6 +193,11 @@ class SwapWorker:
         bad, self._new_bad_slots = self._new_bad_slots, set()
         return bad
 
+    def take_changed_slots(self) -> set[int]:
+        """Slots that did not have their checksum since the last call."""
+        changed, self._changed_slots = self._changed_slots, set()
+        return changed
+
     def _loadable(self, loads: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
         bad = {slot for slot, _ in loads if slot in self._bad_slots}
         if self._checksums is not None and loads:
@@ -160,6 +205,7 @@ class SwapWorker:
             mismatched = self._checksums.mismatched(slot for slot, _ in loads if slot not in bad)
             if mismatched:
                 logger.error("Pensieve: %d blocks in host memory have changed", len(mismatched))
+                self._changed_slots |= mismatched
             bad |= mismatched
         if not bad:
             return loads
