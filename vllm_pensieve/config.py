@@ -10,6 +10,8 @@ import difflib
 import json
 import math
 import os
+import stat
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -177,8 +179,22 @@ def default_max_new_tokens(otherwise: int, environment: Mapping[str, str] | None
 
 def cache_folder() -> Path:
     """This package's folder under XDG_CACHE_HOME (default ~/.cache); it may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "vllm-pensieve"
+
+
+def temporary_folder() -> Path:
+    """This user's folder for temporary files, for what would be in `cache_folder()` if that could be written.
+
+    Raises:
+        OSError: it can be neither made nor trusted: somebody else may write there.
+    """
+    folder = Path(tempfile.gettempdir()) / f"vllm-pensieve-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{folder} is not a folder of this user alone")
+    return folder
 
 
 def profile_folder() -> Path:
