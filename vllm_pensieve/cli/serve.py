@@ -24,6 +24,7 @@ from vllm_pensieve.config import (
     ConfigError,
     PensieveConfig,
     read_settings,
+    vllm_cache_settings,
 )
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, resolve_model
 from vllm_pensieve.workloads.errors import UsageError
@@ -137,7 +138,7 @@ def serve_environment(
         raise UsageError(str(error).removeprefix("pensieve: ")) from error
     check_host_memory(in_force.host_cache_gib)
     own = {SETTINGS: json.dumps(settings)} if config is not None or settings else {}
-    return base | {SWITCH: "1"} | own
+    return base | {SWITCH: "1"} | own | vllm_cache_settings(base)
 
 
 def check_host_memory(host_cache_gib: float) -> None:

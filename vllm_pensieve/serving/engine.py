@@ -12,7 +12,7 @@ from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
 from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
 from vllm_pensieve.bench.plan import BLOCK_TOKENS
 from vllm_pensieve.compat_process import EngineGlobals, has_process_groups, process_groups_kept
-from vllm_pensieve.config import SWITCH
+from vllm_pensieve.config import SWITCH, vllm_cache_settings
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.device import VISIBLE, device_environment
 from vllm_pensieve.serving.interrupts import interrupts_kept_from_children
@@ -54,6 +54,7 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     environment[MULTIPROCESSING] = "0"
     for name, value in ENVIRONMENT.items():
         environment.setdefault(name, value)
+    environment.update(vllm_cache_settings(environment))
     return notes
 
 
