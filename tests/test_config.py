@@ -20,7 +20,8 @@ def test_vllm_keeps_its_files_among_temporary_ones_where_its_own_place_cannot_be
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    theirs = {"XDG_CACHE_HOME": "/proc/none"}
+    (tmp_path / "a file").touch()
+    theirs = {"XDG_CACHE_HOME": str(tmp_path / "a file")}
     (added,) = vllm_cache_settings(theirs).items()
     assert added == ("VLLM_CACHE_ROOT", str(tmp_path / f"vllm-pensieve-{os.getuid()}" / "vllm"))
     assert vllm_cache_settings({"XDG_CACHE_HOME": str(tmp_path / "new")}) == {}

@@ -215,7 +215,7 @@ def vllm_cache_settings(environment: Mapping[str, str]) -> dict[str, str]:
 def _can_be_written(folder: Path) -> bool:
     """Whether a folder can be, or could be made."""
     there = next((place for place in (folder, *folder.parents) if place.exists()), None)
-    return there is not None and os.access(there, os.W_OK | os.X_OK)
+    return there is not None and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def profile_folder() -> Path:
