@@ -35,7 +35,9 @@ def refuse_options(parser: argparse.ArgumentParser, message: str) -> NoReturn:
         if name.startswith("--") and name not in known:
             hints += difflib.get_close_matches(name, known, n=1)
     meant = f"; did you mean {', '.join(hints)}?" if hints else ""
-    _refuse(f"vLLM: {message}{meant} (`vllm serve --help=all` lists its options)")
+    _refuse(
+        f"vLLM: {message}{meant} (`python -m vllm.entrypoints.openai.api_server --help` lists all)"
+    )
 
 
 def _refuse(message: str) -> NoReturn:

@@ -245,8 +245,8 @@ def test_a_typing_error_in_an_option_of_vllm_is_named_with_what_was_meant():
     answer = pensieve("serve", "demo", "--blok-size", "32", "--port", str(free_port()))
     assert answer.returncode == 2
     said = answer.stderr.splitlines()[-1]
-    assert said.startswith("pensieve: vLLM: unrecognized arguments: --blok-size 32; did you mean")
-    assert "--block-size" in said and "usage" not in answer.stderr
+    assert said.startswith("pensieve: vLLM: unrecognized arguments: --blok-size")
+    assert "did you mean --block-size?" in said and "usage" not in answer.stderr
 
 
 def test_the_versions_are_told():
