@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vllm_pensieve.cli.version import show_version
 from vllm_pensieve.workloads.errors import UsageError
 
 MODES = {
@@ -112,6 +113,15 @@ def guide(
         Path | None,
         typer.Option(metavar="FILE.md", help="Write the results as a measurement sheet, too."),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=show_version,
+            help="Versions of this package, vLLM and torch.",
+        ),
+    ] = False,
 ) -> None:
     """Serve conversations with vLLM: keep a conversation's KV between its turns, and measure what that gains.
 
