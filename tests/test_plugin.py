@@ -51,6 +51,32 @@ def test_on_it_sets_the_scheduler_and_passes_its_settings_on(engine_args, monkey
     assert (args.scheduler_cls, args.additional_config) == (plugin.SCHEDULER, settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told", "warnings"),
+    [
+        ({}, "with its defaults.", "a custom scheduler class: that"),
+        (
+            {"verify_swaps": True, "host_cache_gib": 0.001, "recovery": True},
+            "with host_cache_gib=0.001, verify_swaps=True.",
+            "a custom scheduler class and of an experimental KV connector: that",
+        ),
+    ],
+)
+def test_the_start_log_tells_version_settings_and_which_warnings_are_intended(
+    engine_args, caplog_vllm, settings, told, warnings
+):
+    from vllm import logger
+
+    from vllm_pensieve import __version__
+
+    logger._print_info_once.cache_clear()  # this process has made engines before
+    args = engine_args(additional_config={"pensieve": settings})
+    plugin.configure(args)
+    plugin.configure(args)  # vLLM makes the configuration twice at times
+    (line,) = [r.getMessage() for r in caplog_vllm.records if "is on with" in r.getMessage()]
+    assert line.startswith(f"Pensieve {__version__} is on {told} vLLM warns of {warnings}")
+
+
 def test_another_scheduler_is_refused(engine_args):
     args = engine_args(additional_config={"pensieve": {}}, scheduler_cls="my.Scheduler")
     with pytest.raises(ConfigError, match=r"scheduler_cls is 'my\.Scheduler'; remove that option"):
