@@ -34,6 +34,7 @@ CONNECTOR_MODULE = "vllm_pensieve.swap.connector"
 HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("vllm.engine.arg_utils", "EngineArgs.create_engine_config", ()),
     ("vllm.utils.ompmultiprocessing", "OMPProcessManager", ("config",)),
+    ("vllm.v1.engine.core", "EngineCore.add_lora", ("lora_request",)),
     (SCHEDULER, "Scheduler.add_request", ("request",)),
     (SCHEDULER, "Scheduler._mark_prefix_replay", ("request", "num_hit_tokens")),
     (
