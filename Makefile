@@ -12,12 +12,16 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
-demo: setup ## compare vLLM with and without the plugin; results go to out/demo
-	$(VENV)/pensieve compare --out out/demo
+demo: setup ## what the plugin buys, in four minutes; results go to out/demo
+	$(VENV)/pensieve demo --out out/demo
 
 .PHONY: test
 test: lint ## lint, then the fast tests, then those that start vLLM
 	$(VENV)/python -m pytest
+
+.PHONY: test-long
+test-long: setup-dev ## what is too slow for `make test`: every command line of the originals, soaks, real servers
+	$(VENV)/python -m pytest -m long
 
 .PHONY: lint
 lint: setup-dev ## style and types
@@ -33,6 +37,10 @@ format: setup-dev ## put the code into the common format
 .PHONY: conformance
 conformance: setup-dev ## vLLM's own scheduler tests, with its classes and with ours
 	scripts/vllm_conformance.sh
+
+.PHONY: patches
+patches: setup-dev ## apply patches/ to vLLM's source archive, and run vLLM's tests with them
+	$(VENV)/python scripts/vllm_patches.py
 
 .PHONY: setup
 setup: ## make .venv with what the package needs

@@ -134,7 +134,7 @@ def make_sides(model: Path, running: int, idle: int) -> list[Side]:
     from tests.scheduler import world as worlds
     from tests.scheduler.world import World, stock_scheduler
 
-    worlds.BLOCK_TOKENS, worlds.BLOCK_BYTES = BLOCK_TOKENS, BLOCK_TOKENS * 2 * 4
+    worlds.BLOCK_TOKENS = BLOCK_TOKENS
     sessions = running + idle
     blocks = (running + idle // 2) * BLOCKS_A_SESSION * 3 // 4
     common: dict[str, Any] = {

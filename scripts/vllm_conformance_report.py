@@ -1,4 +1,7 @@
-"""Compares two runs of the same tests, given as JUnit files: vLLM's scheduler first, ours second."""
+"""Compares two runs of the same tests, given as JUnit files: stock vLLM's first.
+
+The other side is `pensieve`, vLLM with our scheduler, unless a third argument names it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ def outcomes(path: Path) -> dict[tuple[str, str], str]:
 
 def main() -> None:
     stock, ours = outcomes(Path(sys.argv[1])), outcomes(Path(sys.argv[2]))
+    side = sys.argv[3] if len(sys.argv) > 3 else "pensieve"
     print(
-        f"{'file':<40} {'vllm passed':>11} {'failed':>6}   {'pensieve passed':>15} {'failed':>6}   differ"
+        f"{'file':<40} {'vllm passed':>11} {'failed':>6}   {side + ' passed':>15} {'failed':>6}   differ"
     )
     for file in dict.fromkeys(file for file, _ in [*stock, *ours]):
         counts = [Counter(side[test] for test in side if test[0] == file) for side in (stock, ours)]
@@ -37,11 +41,11 @@ def main() -> None:
     broken = [test for test in stock if stock[test] == "passed" and ours.get(test) != "passed"]
     for file, test in broken:
         print(
-            f"passes with vLLM's scheduler and not with ours: {file}::{test} ({ours.get((file, test), 'not run')})"
+            f"passes with stock vLLM and not with {side}: {file}::{test} ({ours.get((file, test), 'not run')})"
         )
     if broken or not any(outcome == "passed" for outcome in stock.values()):
         sys.exit("conformance: FAILED")
-    print("conformance: every test that passes with vLLM's scheduler passes with ours")
+    print(f"conformance: every test that passes with stock vLLM passes with {side}")
 
 
 if __name__ == "__main__":

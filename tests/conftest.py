@@ -32,6 +32,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def bpe_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a tokenizer of pieces of words, and a chat template."""
+    from tests.engine.models import make_bpe_llama
+
+    return make_bpe_llama(tmp_path_factory.mktemp("bpe-llama"))
+
+
+@pytest.fixture(scope="session")
 def keep_alive() -> Callable:
     """keep_alive(engine): the first engine of a process to go would take the others' process groups with it."""
     engines: list[object] = []

@@ -72,7 +72,9 @@ def generate(llm, prompts: list[str], **params: Any) -> list[Any]:
 
 
 def test_hello_world_generates_hello_world(llm):
+    """Shown with `-s`."""
     (output,) = generate(llm, ["Hello world"])
+    print(f"\nPrompt: Hello world\nGenerated text: {output.text}")
     assert output.text == "Hello world"
     assert output.finish_reason == "stop"
 

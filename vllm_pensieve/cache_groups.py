@@ -9,11 +9,17 @@ from typing import Any
 def why_not_recoverable(groups: Sequence[Any]) -> str | None:
     """Why holes cannot be recovered in the KV cache groups of a model, or None when they can.
 
-    groups: vLLM's KVCacheGroupSpec of each.
+    groups: vLLM's KVCacheGroupSpec of each. A group of layers that need different amounts of memory has one
+        specification for each layer on a worker; the scheduler's copy of it has the first layer's only.
     """
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec
+    from vllm.v1.kv_cache_interface import (
+        FullAttentionSpec,
+        MLAAttentionSpec,
+        SlidingWindowSpec,
+        iter_layer_specs,
+    )
 
-    kinds = {type(group.kv_cache_spec) for group in groups}
+    kinds = {type(spec) for group in groups for spec in iter_layer_specs(group.kv_cache_spec)}
     if len(groups) == 1 and kinds <= {FullAttentionSpec, MLAAttentionSpec}:
         return None
     if kinds == {FullAttentionSpec, SlidingWindowSpec}:
@@ -24,6 +30,11 @@ def why_not_recoverable(groups: Sequence[Any]) -> str | None:
     return "the model has other cache groups than one of full attention (sliding window, Mamba or hybrid)"
 
 
-def keeps_windows_whole(groups: Sequence[Any]) -> bool:
-    """Whether layers with a sliding window keep all tokens, as those of full attention in their group do."""
-    return any(getattr(group.kv_cache_spec, "sliding_window", None) for group in groups)
+def block_bytes(kv_cache_config: Any) -> int:
+    """Bytes of one block on one worker, all layers together.
+
+    kv_cache_config: vLLM's KVCacheConfig, a worker's or the scheduler's copy of it. The answer comes from the
+        allocation, in which the two agree whatever the layers are: all tensors lie in one of that size.
+    """
+    (allocated,) = {tensor.size for tensor in kv_cache_config.kv_cache_tensors}
+    return allocated // kv_cache_config.num_blocks

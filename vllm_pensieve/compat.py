@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib import import_module
@@ -14,13 +16,17 @@ from vllm_pensieve.cache_groups import why_not_recoverable
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY
 from vllm_pensieve.metrics import STATS_KEY, LogReporter, PrometheusReporter
 from vllm_pensieve.retention.cost_model import ModelShape
+from vllm_pensieve.trace.files import BLOCKS_SUFFIX
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from vllm.config import ModelConfig
     from vllm.engine.arg_utils import EngineArgs
 
 SUPPORTED = "0.32"
 
+ENGINE_CORE = "vllm.v1.engine.core"
 SCHEDULER = "vllm.v1.core.sched.scheduler"
 KV_MANAGER = "vllm.v1.core.kv_cache_manager"
 BLOCK_POOL = "vllm.v1.core.block_pool"
@@ -34,7 +40,14 @@ CONNECTOR_MODULE = "vllm_pensieve.swap.connector"
 HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("vllm.engine.arg_utils", "EngineArgs.create_engine_config", ()),
     ("vllm.utils.ompmultiprocessing", "OMPProcessManager", ("config",)),
-    ("vllm.v1.engine.core", "EngineCore.add_lora", ("lora_request",)),
+    (ENGINE_CORE, "EngineCore.add_lora", ("lora_request",)),
+    (ENGINE_CORE, "EngineCore.shutdown", ()),
+    (ENGINE_CORE, "EngineCoreProc._handle_shutdown", ()),
+    (ENGINE_CORE, "EngineCoreProc._send_abort_outputs", ("aborted_reqs",)),
+    (ENGINE_CORE, "EngineCoreProc._send_engine_dead", ()),
+    ("vllm.v1.engine.utils", "CoreEngineProcManager.shutdown", ("timeout",)),
+    ("vllm.v1.request", "Request.from_engine_core_request", ("request",)),
+    (SCHEDULER, "Scheduler.finish_requests", ("request_ids", "finished_status")),
     (SCHEDULER, "Scheduler.add_request", ("request",)),
     (SCHEDULER, "Scheduler._mark_prefix_replay", ("request", "num_hit_tokens")),
     (
@@ -140,6 +153,7 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (BLOCK_POOL, "BlockPool.evict_blocks", ("block_ids",)),
     (BLOCK_POOL, "BlockPool.reset_prefix_cache", ()),
     ("vllm.v1.core.kv_cache_utils", "make_block_hash_with_group_id", ()),
+    ("vllm.v1.kv_cache_interface", "iter_layer_specs", ("kv_cache_spec",)),
     (CONNECTOR_BASE, "KVConnectorBase_V1.register_kv_caches", ("kv_caches",)),
     (CONNECTOR_BASE, "KVConnectorBase_V1.handle_preemptions", ("kv_connector_metadata",)),
     (CONNECTOR_BASE, "KVConnectorBase_V1.start_load_kv", ("forward_context",)),
@@ -147,6 +161,8 @@ HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (CONNECTOR_BASE, "KVConnectorBase_V1.wait_for_save", ()),
     (CONNECTOR_BASE, "KVConnectorBase_V1.get_block_ids_with_load_errors", ()),
     (CONNECTOR_BASE, "KVConnectorBase_V1.build_connector_worker_meta", ()),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.get_handshake_metadata", ()),
+    (CONNECTOR_BASE, "KVConnectorBase_V1.set_xfer_handshake_metadata_pp_aware", ("metadata",)),
     (CONNECTOR_BASE, "SupportsHMA.request_finished_all_groups", ("request", "block_ids")),
     ("vllm.v1.metrics.loggers", "KVConnectorProm.observe", ("transfer_stats_data", "engine_idx")),
     ("vllm.v1.metrics.loggers", "KVConnectorLogging.observe", ("transfer_stats_data",)),
@@ -250,6 +266,51 @@ def announce_environment(names: Iterable[str]) -> None:
 
     for name in names:
         envs.environment_variables.setdefault(name, lambda: None)
+
+
+def leave_time_for_traces(seconds: float) -> None:
+    """Have vLLM's front end kill no engine process before its trace is written, within so many seconds. Idempotent.
+
+    By default vLLM kills engine processes in the instant that it asks them to stop. They get as long as they write a
+    trace; where they get time to drain their requests, they get the seconds more.
+    """
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    stock = CoreEngineProcManager.shutdown
+    if getattr(stock, "leaves_time_for_traces", False):
+        return
+
+    @wraps(stock)
+    def shutdown(self: Any, timeout: float | None = None) -> None:
+        if timeout == 0 and self._finalizer.alive:
+            wait_for_traces(self.processes, seconds)
+        stock(self, timeout + seconds if timeout else timeout)
+
+    shutdown.leaves_time_for_traces = True  # type: ignore[attr-defined]
+    CoreEngineProcManager.shutdown = shutdown
+
+
+def wait_for_traces(processes: Iterable[BaseProcess], seconds: float) -> None:
+    """Ask processes to stop, and wait until none of them has a trace open any more, at most so many seconds."""
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.terminate()
+    deadline_s = time.monotonic() + seconds
+    while (
+        any(_has_a_trace_open(process.pid) for process in alive) and time.monotonic() < deadline_s
+    ):
+        time.sleep(0.02)
+
+
+def _has_a_trace_open(pid: int | None) -> bool:
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):  # the process has ended
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):  # that file has been closed
+                path = os.readlink(f"{folder}/{name}").removesuffix(" (deleted)")
+                if path.endswith(BLOCKS_SUFFIX):
+                    return True
+    return False
 
 
 def model_shape(model_config: ModelConfig) -> ModelShape:

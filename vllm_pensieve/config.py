@@ -20,6 +20,8 @@ SWITCH = "VLLM_PENSIEVE"
 SETTINGS = "VLLM_PENSIEVE_CONFIG"
 ADDITIONAL_CONFIG_KEY = "pensieve"
 NO_PROFILE = "none"
+HASHED, PLAIN = SESSION_ID_FORMS = ("hashed", "plain")
+MAX_TRACE_MB = 1e9
 MAX_NEW_TOKENS = "MAX_NEW_TOKENS"
 
 
@@ -50,6 +52,8 @@ class PensieveConfig:
     verify_swaps: whether every block in host memory has a checksum that must match when it is loaded (slow).
     trace_prefix: record requests and blocks in PREFIX_requests.jsonl and PREFIX_blocks.jsonl; empty records nothing.
         With several engines (data parallel) each but the first adds its number to the prefix.
+    trace_session_ids: how clients' session ids stand in a trace: `hashed` with a secret of the process, so that they
+        tell turns of one session and nothing else, or `plain`.
     trace_workload: a name for what is being served, written into every record.
     trace_max_mb: when a trace file would outgrow this, it is put aside under a numbered name and begun anew.
     load_cost_flops_per_byte: FLOPs that the model computes while one byte is copied from host memory: what decides
@@ -70,6 +74,7 @@ class PensieveConfig:
     verify_swaps: bool = False
     load_cost_flops_per_byte: float = 0.0
     trace_prefix: str = ""
+    trace_session_ids: str = HASHED
     trace_workload: str = ""
     trace_max_mb: float = 1024.0
     cost_profile: str = ""
@@ -84,8 +89,8 @@ class PensieveConfig:
             )
         if self.step_cost_tokens is not None:
             _check_type("step_cost_tokens", self.step_cost_tokens, int)
-            if self.step_cost_tokens < 0:
-                _refuse("step_cost_tokens", self.step_cost_tokens, "0 or more")
+            if not 0 <= self.step_cost_tokens < 2**31:
+                _refuse("step_cost_tokens", self.step_cost_tokens, "0 or more, below 2^31")
         if not 1.0 <= self.cost_bucket_ratio <= 2.0:
             _refuse("cost_bucket_ratio", self.cost_bucket_ratio, "from 1.0 to 2.0")
         if self.max_sessions < 1:
@@ -96,8 +101,13 @@ class PensieveConfig:
             _refuse("ahead_of_time_threshold", self.ahead_of_time_threshold, "from 0.0 to 1.0")
         if not 0.0 <= self.admission_reserve < 1.0:
             _refuse("admission_reserve", self.admission_reserve, "0.0 or more, below 1.0")
-        if not 0.001 <= self.trace_max_mb < math.inf:
-            _refuse("trace_max_mb", self.trace_max_mb, "0.001 or more")
+        _check_prefix(self.trace_prefix)
+        if self.trace_session_ids not in SESSION_ID_FORMS:
+            _refuse(
+                "trace_session_ids", self.trace_session_ids, "one of " + ", ".join(SESSION_ID_FORMS)
+            )
+        if not 0.001 <= self.trace_max_mb <= MAX_TRACE_MB:
+            _refuse("trace_max_mb", self.trace_max_mb, f"from 0.001 to {MAX_TRACE_MB:.0f}")
         if not 0 <= self.load_cost_flops_per_byte < math.inf:
             _refuse("load_cost_flops_per_byte", self.load_cost_flops_per_byte, "0 or more")
 
@@ -213,8 +223,20 @@ def read_settings(text: str, option: str) -> dict[str, Any]:
     return settings
 
 
+def _check_prefix(prefix: str) -> None:
+    """Of a trace: a path whose last part is the beginning of a file's name."""
+    if prefix and ("\0" in prefix or prefix.rsplit("/", 1)[-1] in ("", ".", "..")):
+        _refuse(
+            "trace_prefix",
+            prefix,
+            "the beginning of a file's name, after a folder or not (dir/chat)",
+        )
+
+
 def _check_type(key: str, value: Any, wanted: type) -> None:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= 2**1023:
+            _refuse(key, value, "a number that a double can hold")
         return
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         _refuse(

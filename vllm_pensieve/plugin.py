@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 from typing import TYPE_CHECKING
 
 from vllm_pensieve.config import (
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
 
 SCHEDULER = "vllm_pensieve.scheduler.make_scheduler"
+TRACE_END_S = 20.0
+"""What an engine process that is being stopped gets to end its trace, before vLLM kills it."""
 SIMULATOR = "vllm_pensieve.simulator.SimulatedExecutor"
 
 
@@ -33,7 +36,8 @@ def configure(engine_args: EngineArgs) -> None:
     """Set what the plugin needs in the engine's arguments; nothing when it is off.
 
     Raises:
-        ConfigError: a setting cannot be used, another scheduler is configured, or there is not that much host memory.
+        ConfigError: a setting cannot be used, another scheduler is configured, there is not that much host memory, or
+            the trace cannot be written.
         UnsupportedVllmError: the installed vLLM is not one this plugin works with.
     """
     if engine_args.distributed_executor_backend == SIMULATOR:
@@ -56,6 +60,8 @@ def configure(engine_args: EngineArgs) -> None:
     }
     if config.host_cache_gib:
         _add_host_tier(engine_args, config)
+    if config.trace_prefix:
+        _make_way_for_the_trace(config.trace_prefix)
     report_pensieve_stats()
     _tell_settings(engine_args, config)
 
@@ -75,6 +81,19 @@ def _tell_settings(engine_args: EngineArgs, config: PensieveConfig) -> None:
         or "its defaults",
         " and of an experimental KV connector" if with_connector else "",
     )
+
+
+def _make_way_for_the_trace(prefix: str) -> None:
+    from vllm_pensieve.compat import leave_time_for_traces
+    from vllm_pensieve.trace.errors import TraceError
+    from vllm_pensieve.trace.files import check_place
+
+    if multiprocessing.parent_process() is None:  # else our own engine may be writing it already
+        try:
+            check_place(prefix)
+        except TraceError as error:
+            raise ConfigError(f"pensieve: {error}.") from error
+    leave_time_for_traces(TRACE_END_S)
 
 
 def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:

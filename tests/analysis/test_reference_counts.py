@@ -1,6 +1,7 @@
 """Counts agree, block for block, with numbers that others computed: a published reference, and libcachesim."""
 
 import json
+import tempfile
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.analysis.streams import flat_stream, run
+from tests.trace.traces import main_agents
 from vllm_pensieve.analysis.policies import load_policy
 from vllm_pensieve.analysis.policies.policy import HITS_ANY, HITS_PREFIX, Parameters, Replay
 from vllm_pensieve.trace.readers import read_trace
@@ -24,9 +26,14 @@ NAMES = {"LRU-tail": "lru", "LRU-lead": "lru-head-first", "FIFO": "fifo", "MIN":
 
 @cache
 def loaded(name):
+    """The reference has blocks of 512 tokens, and of coding agents' sessions the main agents' requests only."""
     if not REFERENCE.exists() or not TRACES[name].exists():
         pytest.skip(f"no {REFERENCE} or {TRACES[name]}")
-    trace = read_trace(TRACES[name])
+    if name == "kvt_cc":
+        with tempfile.TemporaryDirectory() as folder:
+            trace = read_trace(main_agents(TRACES[name], Path(folder)), block_tokens=512)
+    else:
+        trace = read_trace(TRACES[name])
     return trace, trace.stream(), json.loads(REFERENCE.read_text())[name]
 
 

@@ -3,17 +3,17 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tests.retention.profiles import a_profile
+from tests.trace.recorded import chat as chat_prompts
+from tests.trace.recorded import record
 from tests.trace.traces import MOONCAKE, PENSIEVE, kvct_session, write
 from vllm_pensieve.analysis.capacity import (
     curve_capacities,
     default_capacities,
-    kv_bytes_per_token,
     parse_capacities,
 )
 from vllm_pensieve.analysis.policies import FILES
@@ -34,6 +34,9 @@ RESULT_KEYS = [
     "cost_prefix",
     "cost_vs_lru",
 ]
+
+OF_NO_SIZE = [record | {"input_length": 1000 * 10**i} for i, record in enumerate(PENSIEVE)]
+"""Prompts of 1,000 tokens and 2 blocks, and of 10,000 and 1: no block size explains both."""
 
 
 def pensieve(*arguments: object):
@@ -101,8 +104,26 @@ def test_chosen_workloads_are_all_that_workload_aware_lru_keeps(tmp_path):
 def test_skipped_lines_are_told(tmp_path):
     path = write(tmp_path / "chat.jsonl", [*MOONCAKE, "oops"])
     result = pensieve("simulate", path, "--capacity", "2", "--policy", "lru")
-    assert "1 bad lines skipped: line 3: " in result.output
+    assert "WARNING: 1 of 3 lines (33%) were left out" in result.output
+    assert ": line 3: JSON is malformed" in result.output
     assert "line 3" in str(pensieve("simulate", path, "--strict").exception)
+
+
+def test_one_line_in_a_hundred_is_told_and_no_more(tmp_path):
+    records = [MOONCAKE[0] | {"timestamp": i} for i in range(99)]
+    path = write(tmp_path / "chat.jsonl", [*records, "oops"])
+    result = pensieve("simulate", path, "--capacity", "2", "--policy", "lru")
+    assert "1 bad line skipped: line 100: " in result.output
+    assert "WARNING" not in result.output
+    write(path, [*records[1:], "oops", "oops"])
+    result = pensieve("simulate", path, "--capacity", "2", "--policy", "lru")
+    assert "WARNING: 2 of 100 lines (2%) were left out" in result.output
+
+
+def test_counts_of_one_are_singular(tmp_path):
+    path = write(tmp_path / "one.jsonl", [MOONCAKE[0] | {"input_length": 9, "hash_ids": [1]}])
+    output = pensieve("simulate", path, "--capacity", "1", "--policy", "lru").output
+    assert "1 request, 1 session, 1 block lookup, 1 unique block of 512 tokens" in output
 
 
 def test_a_curve_is_drawn_with_an_axis_in_gib(tmp_path):
@@ -113,21 +134,78 @@ def test_a_curve_is_drawn_with_an_axis_in_gib(tmp_path):
     assert "curve.png: drawn" in result.output
 
 
+def test_a_curve_is_drawn_for_a_recorded_trace_and_the_configuration_of_gpt2(tmp_path):
+    record(tmp_path, "chat", chat_prompts(sessions=2, turns=3))
+    config = {"model_type": "gpt2", "n_embd": 768, "n_head": 12, "n_layer": 12}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    out = tmp_path / "out.json"
+    result = pensieve(
+        "simulate", tmp_path / "prefix_chat_b32", "--json", out, "--curve", tmp_path / "curve.png",
+        "--model", tmp_path / "config.json", "--policy", "lru", "--capacity", "4MiB,100%",
+    )  # fmt: skip
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert result.exception is None, result.output
+    # A token has 12 layers of keys and values of 768 numbers of 2 bytes.
+    fitting = 4 * 2**20 // (32 * 12 * 2 * 768 * 2)
+    assert json.loads(out.read_text())["results"][0]["capacity_blocks"] == fitting
+
+
+def test_capacities_in_gib_are_what_fits_into_them(tmp_path):
+    path = write(tmp_path / "chat.jsonl", MOONCAKE)
+    out = tmp_path / "out.json"
+    per_token = 2**30 // 1024  # so that a block of 512 tokens has half a GiB
+    pensieve(
+        "simulate", path, "--capacity", "1GiB,1.7gib", "--bytes-per-token", per_token,
+        "--policy", "lru", "--json", out,
+    )  # fmt: skip
+    results = json.loads(out.read_text())["results"]
+    assert [result["capacity_blocks"] for result in results] == [2, 3]
+
+
+def test_costs_follow_a_token_s_depth_whatever_the_block_size(tmp_path):
+    """The same prompts in blocks of 512 and of 128 tokens: what is missed costs about as much beside everything."""
+    shares = []
+    for tokens in (512, 128):
+        count = 64 * 512 // tokens
+        record_ = {"timestamp": 0, "input_length": 64 * 512, "block_size": tokens}
+        path = write(tmp_path / f"{tokens}.jsonl", [record_ | {"hash_ids": list(range(count))}] * 2)
+        out = tmp_path / "out.json"
+        pensieve("simulate", path, "--capacity", "50%", "--policy", "lru", "--json", out)
+        result = json.loads(out.read_text())["results"][0]
+        shares.append(result["cost_holes"] * tokens / 512)
+    assert shares[1] == pytest.approx(shares[0], rel=0.01)
+
+
 REFUSED = [
     (("--capacity", "0"), "capacity 0 is less than one block (the trace has 4 unique ones)"),
     (("--capacity", "1%"), "capacity 1% is less than one block"),
     (("--capacity", "-5"), "capacity -5 is less than one block"),
     (("--capacity", "2.5"), "capacity 2.5 is not a whole number of blocks"),
-    (("--capacity", "5,,6"), "capacity '' is neither a number of blocks nor a percentage"),
-    (("--capacity", "nan"), "capacity 'nan' is neither a number of blocks nor a percentage"),
+    (
+        ("--capacity", "5,,6"),
+        "capacity '' is neither a number of blocks, nor a percentage, nor a size",
+    ),
+    (
+        ("--capacity", "nan"),
+        "capacity 'nan' is neither a number of blocks, nor a percentage, nor a size",
+    ),
+    (
+        ("--capacity", "10GiB"),
+        "capacity 10GiB: how large a block is depends on the model; give --model",
+    ),
     (("--capacity", "1e30"), "capacity 1e30 is more than 1,099,511,627,776 blocks"),
     (("--policy", "lru,mru"), "unknown policy 'mru'; there are: lru, lru-head-first, fifo"),
     (("--policy", "workload-aware-lru"), "needs --cache-workloads with some of: chat"),
     (("--cache-workloads", "qa"), "the trace has no workload 'qa'; there are: chat"),
     (("--json", "absent/out.json"), "there is no folder absent; make it first"),
-    (("--format", "csv"), "unknown trace format 'csv'; there are: auto, pensieve"),
+    (("--format", "csv"), "unknown trace format 'csv'; choose one of: auto, pensieve"),
     (("--format", "bailian"), "line 1 is of another format than bailian"),
-    (("--model", "absent.json"), "absent.json: cannot be read"),
+    (("--model", "absent.json"), "--model absent.json: cannot be read"),
+    (("--model", "absent.json"), "or give --bytes-per-token instead"),
+    (
+        ("--block-tokens", "100"),
+        "--block-tokens 100: lengths of prompts show blocks of 512 tokens; only multiples",
+    ),
     (("--model", "a", "--bytes-per-token", "5"), "say the same thing; give one of them"),
     (("--cost-profile", "absent.json"), "--cost-profile: absent.json: cannot be read"),
     (("--cost-profile", "a", "--cost-slope", "1"), "say the same thing; give one of them"),
@@ -157,15 +235,17 @@ def test_a_profile_gives_the_slope(chat, tmp_path):
 
 def test_a_profile_cannot_price_blocks_of_unknown_size(tmp_path):
     write_profile(a_profile(), tmp_path / "profile.json")
-    path = write(tmp_path / "mix_requests.jsonl", PENSIEVE)
+    path = write(tmp_path / "mix_requests.jsonl", OF_NO_SIZE)
     result = pensieve("simulate", path, "--cost-profile", tmp_path / "profile.json")
     assert "a profile cannot price them" in str(result.exception)
 
 
 def test_a_gib_axis_needs_the_tokens_of_a_block(tmp_path):
-    path = write(tmp_path / "mix_requests.jsonl", PENSIEVE)
+    path = write(tmp_path / "mix_requests.jsonl", OF_NO_SIZE)
     result = pensieve("simulate", path, "--bytes-per-token", "5")
     assert "does not tell how many tokens a block has" in str(result.exception)
+    result = pensieve("simulate", path, "--bytes-per-token", "5", "--block-tokens", "32")
+    assert "blocks of 32 tokens fit only 0% of requests" in result.output
 
 
 def test_the_exit_status_of_bad_input_is_2(chat):
@@ -210,28 +290,3 @@ def test_capacities_are_sorted_whole_and_rounded_down():
     assert curve_capacities(3) == [1, 2, 3]
     assert default_capacities(182_790) == [1827, 9139, 18279]
     assert default_capacities(30) == [1, 3]
-
-
-def write_config(path: Path, **sizes) -> Path:
-    path.write_text(json.dumps(sizes))
-    return path
-
-
-def test_kv_bytes_follow_from_a_models_config(tmp_path):
-    llama = {
-        "num_hidden_layers": 32,
-        "hidden_size": 4096,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "torch_dtype": "bfloat16",
-    }
-    latent = {"num_hidden_layers": 27, "num_attention_heads": 16, "kv_lora_rank": 512} | {
-        "qk_rope_head_dim": 64,
-        "dtype": "bfloat16",
-    }
-    path = tmp_path / "config.json"
-    assert kv_bytes_per_token(write_config(path, **llama)) == 32 * 2 * 8 * 128 * 2
-    assert kv_bytes_per_token(write_config(path, text_config=llama)) == 32 * 2 * 8 * 128 * 2
-    assert kv_bytes_per_token(write_config(path, **latent)) == 27 * 576 * 2
-    with pytest.raises(UsageError, match=r"num_hidden_layers.*give --bytes-per-token instead"):
-        kv_bytes_per_token(write_config(path, torch_dtype="float16"))

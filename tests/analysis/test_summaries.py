@@ -205,7 +205,7 @@ def test_in_a_mix_keeping_what_repeats_beats_lru_and_every_block_is_counted_once
         (("trace", "analyze-all", "absent"), "absent: is not a folder"),
         (("trace", "analyze-all", "EMPTY"), r"has no \*_requests.jsonl; record traces"),
         (("trace", "policies", "CHATS", "32", "mru"), "unknown policy 'mru'"),
-        (("trace", "policies", "CHATS", "48", "lru"), "blocks of 48 cannot be made of them"),
+        (("trace", "policies", "CHATS", "48", "lru"), "blocks of 32 tokens; only multiples can be made of them"),
         (("trace", "mix", "FOLDER", "--block", "64"), "no trace has blocks of 64 tokens; there are"),
         (("trace", "mix", "FOLDER", "--cache-workloads", "qa"), "has no workload 'qa'"),
         (("report", "CHATS", "-o", "absent/r.html"), "there is no folder absent"),

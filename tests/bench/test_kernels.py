@@ -389,6 +389,7 @@ def test_all_ways_are_measured_and_verified(tmp_path: Path):
         for way in ways.values():
             assert way["ratio_to_dense"] == pytest.approx(way["ms"] / ways["dense"]["ms"])
             assert way["gflop_s"] == pytest.approx(case["flops"] / way["ms"] / 1e6)
+    assert "Attention correctness check PASSED: 2" in answer.output
     assert answer.output.startswith("memory: ")
     for said in (
         "2 requests, 5 new tokens after 100 in 4 pieces",

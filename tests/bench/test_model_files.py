@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.kv_shape import KvShape, kv_shape
 from vllm_pensieve.bench.model_files import PLAIN_CHAT_TEMPLATE, chat_options, context_limit
+from vllm_pensieve.kv_shape import KvShape, kv_shape
 
 # As on the hub, without what nothing here reads.
 CONFIGS = {

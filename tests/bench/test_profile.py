@@ -150,6 +150,8 @@ def profile_command(*arguments: str, **environment: str):
     [
         (("--chunks", "128,x"), "--chunks '128,x': give numbers above 0, separated by commas"),
         (("--chunks", "0,128"), "--chunks '0,128': give numbers above 0"),
+        (("--chunks", "128"), "--chunks 128: two sizes or more are needed"),
+        (("--chunks", "64,128", "--max-context", "128"), "a context of 128 tokens has no room"),
         (("--out", "/no/such/folder/p.json"), "name a file in a folder that exists"),
         (("--", "--dtype", "float16"), "-- --dtype: give it before `--`, as --dtype"),
         (
@@ -185,9 +187,17 @@ def test_the_table_puts_flops_of_the_same_linear_part_beside_what_was_measured()
     lines = "\n".join(curve_lines(profile))
     assert "tiny, bfloat16, on a processor, 7 of 8 logical CPUs a worker" in curve_title(profile)
     assert "a step's overhead: 5.00 ms and 1.000 us a token of context (50 tokens" in lines
-    assert "twice the first at 1,024 tokens; FLOPs say 576" in lines
+    assert "twice the first at 1,024 tokens; FLOPs say at 576" in lines
     assert "store 8.00 GB/s, load 10.00 GB/s" in lines
     assert "WARNING" not in lines
+
+
+def test_a_cost_that_does_not_rise_doubles_nowhere():
+    profile = a_profile()
+    flat = replace(profile, points=tuple(replace(p, token_s=1e-4) for p in profile.points))
+    lines = "\n".join(curve_lines(flat))
+    assert "a token costs twice the first nowhere; FLOPs say at 576 tokens" in lines
+    assert "inf" not in lines
 
 
 def test_times_that_contradict_each_other_are_warned_of():

@@ -131,7 +131,10 @@ def test_a_dataset_that_is_not_there_is_named():
 @pytest.mark.parametrize("name", ["sharegpt", "sharegt"])
 def test_sharegpt_is_on_the_hub_under_either_spelling(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match="ShareGPT_Vicuna_unfiltered' is on the Hugging Face hub"):
+    with pytest.raises(
+        UsageError,
+        match="ShareGPT_Vicuna_unfiltered' is no file here; as a data set",
+    ):
         plan_sharegpt(options(name))
 
 

@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.remarks import remarks
 from vllm_pensieve.bench.sheet import NOT_MEASURED, make_sheet, write_sheet
-from vllm_pensieve.bench.statistics import STOCK, mode_statistics, speedups
+from vllm_pensieve.bench.speedups import speedups
+from vllm_pensieve.bench.statistics import STOCK, mode_statistics
 from vllm_pensieve.cli.benchmark_view import details
 
 TURNS = 10
@@ -37,15 +39,16 @@ def records(slowness: float) -> list[RequestRecord]:
 
 
 def summary(*modes: str, turns: int = TURNS, classes: bool = True) -> dict[str, Any]:
-    numbers = {
-        mode: mode_statistics(
-            [record for record in records(1.0 + index) if record.turn <= turns],
-            STATELESS if mode == "vllm" else SOURCES,
-            CLASSES if classes else None,
-        )
+    served = {
+        mode: [record for record in records(1.0 + index) if record.turn <= turns]
         for index, mode in enumerate(reversed(modes))
     }
-    return {
+    classed = CLASSES if classes else None
+    numbers = {
+        mode: mode_statistics(own, STATELESS if mode == "vllm" else SOURCES, classed)
+        for mode, own in served.items()
+    }
+    made = {
         "schema": 1,
         "date": "2030-05-06T07:08:09+00:00",
         "command": "pensieve bench users --users 3",
@@ -70,10 +73,11 @@ def summary(*modes: str, turns: int = TURNS, classes: bool = True) -> dict[str, 
         "outputs_identical": True,
         "outputs_differing": {},
         "modes": numbers,
-        "speedup": speedups(numbers),
+        "speedup": speedups({mode: [own] for mode, own in served.items()}, classed),
         "unavailable": {},
         "failures": [],
     }
+    return made | {"remarks": remarks(made)}
 
 
 def all_modes() -> dict[str, Any]:
@@ -208,12 +212,27 @@ def test_what_went_wrong_is_told():
         "outputs_identical": False,
         "outputs_differing": {"pensieve/vllm": 4, "vllm-apc/vllm": 0},
     }
-    remarks = section(make_sheet(all_modes() | more), "Remarks").strip().splitlines()
-    assert remarks == [
+    made = all_modes() | more
+    told = section(make_sheet(made), "Remarks").strip().splitlines()
+    assert told == [
+        *(f"- {remark}" for remark in made["remarks"]),
         "- 4 requests got different texts: pensieve/vllm",
         "- vllm-offload is not available: CUDA only",
         "- vllm: 3 requests failed",
     ]
+    assert "both computed 10% of their prompt tokens" in told[0]
+
+
+def test_missing_turns_and_how_many_requests_a_turn_has_are_in_the_tables():
+    made = all_modes()
+    made["modes"]["vllm"]["missing"] = 17
+    made["modes"]["vllm"]["ttft_s"]["requests_by_turn"][3] = 2
+    sheet = make_sheet(made)
+    assert row(sheet, "By mode", "vllm")[0] == "17"
+    assert [row(sheet, "By turn", turn)[0] for turn in "34"] == ["3", "2"]
+    pair = made["speedup"]["pensieve/vllm"]
+    low, high = pair["ttft_mean_95"]
+    assert f"{pair['ttft_mean']:.2f}x ({low:.2f} to {high:.2f})" in section(sheet, "Speed-ups")
 
 
 def test_the_console_shows_the_same_figures_in_80_columns(capsys):

@@ -7,11 +7,11 @@ import pytest
 from vllm_pensieve.bench.counters import parse_prompt_tokens, prompt_tokens_by_source
 from vllm_pensieve.bench.records import RequestRecord
 from vllm_pensieve.bench.statistics import (
+    first_turns_at_start,
     median_of,
     mode_statistics,
     outputs_differing,
     percentile,
-    speedups,
     spread,
 )
 
@@ -61,6 +61,35 @@ def test_times_and_rates_of_a_mode():
     assert numbers["tpot_s"]["p50"] == 0.5
 
 
+def test_turns_without_an_answer_are_missing_whether_they_failed_or_were_never_sent():
+    assert mode_statistics([*RECORDS, FAILED], {}, asked=10)["missing"] == 7
+    assert mode_statistics([*RECORDS, FAILED], {})["missing"] == 1
+    assert mode_statistics(RECORDS, {})["missing"] == 0
+
+
+def test_tokens_that_were_not_repeated_and_thoughts_without_an_answer_are_counted():
+    records = [RECORDS[0], record(5, 8.0, 1.0, 3.0, unmatched_tokens=7, reasoning_only=True)]
+    records.append(record(6, 12.0, 3.0, 4.0, unmatched_tokens=2))
+    numbers = mode_statistics(records, {})
+    assert numbers["reasoning_only"] == 1
+    assert numbers["unmatched_tokens"] == {"total": 9, "requests": 2, "by_turn": [0, 0, 0, 0, 7, 2]}
+
+
+def test_first_turns_sent_before_any_reply_began_are_a_burst():
+    sent = [(0.0, 2.0), (1.0, 5.0), (1.9, 0.2), (3.0, 1.0)]
+    burst = [of(str(i), record(1, start, ttft, 9.0)) for i, (start, ttft) in enumerate(sent)]
+    assert first_turns_at_start(burst) == 3
+    assert first_turns_at_start([*burst, record(2, 0.5, 0.1, 9.0)]) == 1
+    assert first_turns_at_start([FAILED]) == 0
+
+
+def test_each_turn_has_its_spread_and_how_many_requests_it_is_over():
+    records = [of(str(i), record(2, 0.0, float(i), 9.0)) for i in range(11)]
+    ttft = mode_statistics(records, {})["ttft_s"]
+    assert ttft["requests_by_turn"] == [0, 11]
+    assert (ttft["by_turn_p10"], ttft["by_turn_p90"]) == ([None, 1.0], [None, 9.0])
+
+
 def of(session: str, record: RequestRecord) -> RequestRecord:
     return dataclasses.replace(record, session=session)
 
@@ -91,20 +120,6 @@ def test_prompt_tokens_have_shares_of_all_of_them():
     assert mode_statistics([FAILED], {"total": 0, "new": 0})["prompt_shares"] == {}
 
 
-def test_speedups_have_those_of_each_class():
-    def classes(hot: float, cold: float) -> dict:
-        return {"by_class": {"HOT": mode(2.0, hot, [hot], None), "COLD": mode(1.0, cold, [], None)}}
-
-    modes = {
-        "vllm": mode(1.0, 2.0, [], None) | classes(3.0, 8.0),
-        "pensieve": mode(1.0, 1.0, [], None) | classes(2.0, 2.0),
-    }
-    by_class = speedups(modes)["pensieve/vllm"]["by_class"]
-    assert by_class["HOT"]["ttft_mean"] == 1.5
-    assert by_class["HOT"]["ttft_by_turn"] == [1.5]
-    assert by_class["COLD"]["ttft_mean"] == 4.0
-
-
 def test_a_mode_in_which_everything_failed_has_no_times():
     numbers = mode_statistics([FAILED], {"total": 0})
     assert (numbers["requests"], numbers["failed"], numbers["throughput_rps"]) == (1, 1, 0.0)
@@ -120,34 +135,6 @@ def test_repeats_are_summarised_by_the_median_of_every_number():
     ]
     assert median_of(repeats) == {"n": 3, "t": {"mean": 2.0, "by_turn": [2.0, 2.0]}}
     assert median_of([None, None]) is None
-
-
-def mode(rps: float, ttft: float, turns: list[float | None], late: float | None) -> dict:
-    ttft_s = {"mean": ttft, "by_turn": turns, "mean_returning": ttft, "mean_turn5plus": late}
-    return {"throughput_rps": rps, "ttft_s": ttft_s}
-
-
-def test_speedups_are_over_the_stock_modes_and_over_the_plugin_without_its_host_tier():
-    modes = {
-        "pensieve": mode(2.0, 0.5, [1.0, 0.25], 0.1),
-        "vllm-apc": mode(1.5, 1.0, [1.0, None], None),
-        "vllm": mode(1.0, 2.0, [1.0, 2.0], 2.0),
-    }
-    result = speedups(modes)
-    assert set(result) == {"vllm-apc/vllm", "pensieve/vllm", "pensieve/vllm-apc"}
-    with_ablation = speedups(modes | {"pensieve-no-swap": mode(1.0, 1.0, [], None)})
-    assert "pensieve/pensieve-no-swap" in with_ablation
-    assert "pensieve-no-swap/vllm-apc" in with_ablation
-    assert "pensieve-no-swap/pensieve" not in with_ablation
-    assert result["pensieve/vllm"] == {
-        "throughput": 2.0,
-        "ttft_mean": 4.0,
-        "ttft_mean_returning": 4.0,
-        "ttft_mean_turn5plus": 20.0,
-        "ttft_by_turn": [1.0, 8.0],
-    }
-    assert result["pensieve/vllm-apc"]["ttft_by_turn"] == [1.0, None]
-    assert result["pensieve/vllm-apc"]["ttft_mean_turn5plus"] is None
 
 
 def test_differing_outputs_are_counted_against_the_first_mode():
@@ -167,7 +154,13 @@ def test_the_plugins_counters_are_read_from_the_metrics():
 def test_prompt_tokens_come_from_the_counters_growth():
     before = {"resident": 90, "swapped": 0, "recovered": 2, "new": 8}
     by_source = prompt_tokens_by_source(RECORDS, before, parse_prompt_tokens(METRICS))
-    assert by_source == {"total": 30, "resident": 10, "swapped": 0, "recovered": 10, "new": 0}
+    assert by_source == {"total": 20, "resident": 10, "swapped": 0, "recovered": 10, "new": 0}
+
+
+def test_where_the_counters_went_with_the_server_no_source_is_made_up():
+    before = {"resident": 90, "swapped": 0, "recovered": 2, "new": 8}
+    assert prompt_tokens_by_source(RECORDS, before, None) == {"total": 30}
+    assert mode_statistics(RECORDS, {"total": 30})["prompt_shares"] == {}
 
 
 def test_without_counters_cached_tokens_are_resident():

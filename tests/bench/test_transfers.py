@@ -1,16 +1,16 @@
 """`pensieve bench transfers`: what it writes and shows, and what it refuses."""
 
 import json
-from pathlib import Path
+import re
 
 import pytest
 import torch
 from typer.testing import CliRunner, Result
 
 from vllm_pensieve.bench import transfers
-from vllm_pensieve.bench.kv_shape import KvShape, kv_shape
 from vllm_pensieve.bench.timing import alternating_medians
 from vllm_pensieve.cli import app
+from vllm_pensieve.kv_shape import KvShape
 from vllm_pensieve.swap.host_memory import available_bytes
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -68,8 +68,17 @@ def test_swap_ins_are_measured_once_for_each_block_size(small_run):
 def test_the_tables_show_both_directions_and_the_swap_ins(small_run):
     _, output = small_run
     assert "demo: 8192 bytes a token in 8 layers, KV cache on cpu" in output
-    for heading in ("store", "load", "by rows", "sequential", "pipelined", "speed-up", "hidden"):
+    for heading in ("store", "load", "rows", "sequential", "pipelined", "speed-up", "hidden"):
         assert heading in output
+
+
+def test_at_80_columns_nothing_is_cut():
+    command = ["bench", "transfers", "--blocks", "1,1000", "--block-tokens", "64", "--repeats", "1"]
+    answer = CliRunner().invoke(app, [*command, "--device", "cpu"], env={"COLUMNS": "80"})
+    assert answer.exit_code == 0, answer.output
+    assert "…" not in answer.output
+    assert max(map(len, answer.output.splitlines())) <= 80
+    assert re.search(r"scattered +64 +1000 +500\.0( +[\d.]+ +\d+% +[\d.]+){2}", answer.output)
 
 
 def test_the_bytes_that_are_timed_arrive(monkeypatch):
@@ -105,56 +114,6 @@ def test_ways_take_turns_and_the_first_turn_does_not_count():
     medians = alternating_medians({name: lambda name=name: way(name) for name in "ab"}, repeats=3)
     assert medians == {"a": 2.0, "b": 5.0}
     assert turns == ["a", "b"] * 4
-
-
-# -- the model
-
-
-def test_the_demo_model_has_8_kib_a_token():
-    assert kv_shape("demo") == KvShape(layers=8, layer_bytes_per_token=1024)
-
-
-@pytest.mark.parametrize(
-    ("config", "shape"),
-    [
-        (
-            {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096}
-            | {"num_key_value_heads": 8, "torch_dtype": "bfloat16"},
-            KvShape(32, 4096),
-        ),
-        (
-            {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "head_dim": 8}
-            | {"dtype": "float32"},
-            KvShape(2, 2 * 4 * 8 * 4),
-        ),
-        (
-            {"text_config": {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8}},
-            KvShape(1, 2 * 2 * 4 * 2),
-        ),
-    ],
-    ids=["grouped-heads", "own-head-size", "inside-another"],
-)
-def test_a_model_is_known_by_its_configuration(tmp_path: Path, config, shape):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
-    assert kv_shape(str(path)) == kv_shape(str(tmp_path)) == shape
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "cannot be read"),
-        ("[]", "not the configuration of a model with KV heads"),
-        ('{"kv_lora_rank": 512}', "not the configuration of a model with KV heads"),
-        ('{"num_hidden_layers": "8"}', "needs num_hidden_layers, num_attention_heads, and"),
-        ('{"num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": 8, "dtype": "int3"}', "number format 'int3'"),
-    ],
-)  # fmt: skip
-def test_other_files_are_refused(tmp_path: Path, content, message):
-    path = tmp_path / "config.json"
-    path.write_text(content)
-    with pytest.raises(UsageError, match=message):
-        kv_shape(str(path))
 
 
 # -- bad input

@@ -42,6 +42,7 @@ def test_piped_lines_are_answered(environment):
     assert re.fullmatch(
         r"pensieve on demo, context of [\d,]+ tokens; `help` lists commands\n"
         r">>> Hello\n[a-z ,.]{7}\n"
+        r"Turn 1: TTFT \d\.\d{3} s, 7 tokens in \d\.\d{3} s, Cache 0 of 9 prompt tokens \(0%\)\n"
         r">>> stats\nmode +pensieve\nrequests +1 in 1 sessions\n(?:.+\n){5,}"
         r">>> exit\n",
         done.stdout,
@@ -108,7 +109,8 @@ def test_at_a_terminal_lines_are_edited_and_ctrl_c_stops_the_answer_only(environ
         terminal.type(b"talk for long\n")
         terminal.until(", ")  # of the answer
         terminal.type(b"\x03")
-        terminal.until("(stopped)\n>>> ")
+        terminal.until("(stopped)\nTurn 1: ")
+        terminal.until("\n>>> ")
         terminal.type(b"\x1b[A\x1b[A\n")  # two lines back in the history: help
         terminal.until("Ctrl-C stops an answer\n")
         terminal.until("\n>>> ")
@@ -120,6 +122,21 @@ def test_at_a_terminal_lines_are_edited_and_ctrl_c_stops_the_answer_only(environ
         assert terminal.end() == 0
     finally:
         terminal.close()
+
+
+@pytest.mark.engine
+def test_bytes_and_letters_that_the_terminal_does_not_know_end_nothing(environment):
+    """`session` shows the name again; the model is sent a mark where the byte was."""
+    done = subprocess.run(
+        [*COMMAND, "chat", *SMALL, "--max-new-tokens", "3"],
+        input=b"caf\xe9\nsession caf\xe9\nstats\n",
+        env=environment | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"conversation caf?\n" in done.stdout and b"1 in 1 sessions" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,13 @@ def test_the_command_of_a_run_can_be_typed_again(monkeypatch):
 
 def test_a_malformed_dataset_is_named_with_its_record(tmp_path):
     path = tmp_path / "chats.json"
-    path.write_text(json.dumps([{"conversations": []}, {"conversations": [7]}]))
+    path.write_text(json.dumps([{"conversations": [7]}]))
     answer = pensieve("compare", "--out", str(tmp_path / "out"), "--dataset", str(path))
     assert answer.returncode == 2
-    assert f"{path}: record 1, message 0 is not an object but int" in answer.stderr
+    assert (
+        f"{path}: no usable record in it, 1 bad one; record 0: message 0 is not an object but int"
+        in answer.stderr
+    )
 
 
 def test_a_port_in_use_is_refused_and_earlier_results_stay(tmp_path):

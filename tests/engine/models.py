@@ -1,5 +1,6 @@
 """Tiny random models with a byte-level tokenizer, made on disk in a second, nothing downloaded."""
 
+import random
 from pathlib import Path
 
 VOCABULARY = {
@@ -81,6 +82,67 @@ def make_gemma2(folder: Path, window_tokens: int) -> Path:
 
     config = Gemma2Config(**SHAPE, **SHARP, sliding_window=window_tokens, query_pre_attn_scalar=32)
     return _save(folder, Gemma2ForCausalLM, config)
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+THOUGHTS = ("<think>", "</think>")
+
+
+def make_bpe_llama(folder: Path, merges: int = 500) -> Path:
+    """A tokenizer whose tokens are pieces of words: what it generates is often other tokens when it is read again.
+
+    Has a chat template, and the tokens around thoughts that a reasoning parser looks for.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from vllm_pensieve.workloads.text import write_text
+
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = byte_level, decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>", *THOUGHTS]
+    alphabet = sorted(byte_level.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(special) + len(alphabet) + merges,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([write_text(random.Random(0), 50_000)], trainer)
+    ids = {f"{name}_token_id": number for number, name in enumerate(("bos", "eos", "pad"))}
+    shape = {**SHAPE, **SHARP, **ids, "vocab_size": tokenizer.get_vocab_size()}
+    made = _save(folder, LlamaForCausalLM, LlamaConfig(**shape))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+    return made
+
+
+def make_gemma4(folder: Path, window_tokens: int) -> Path:
+    """Every other layer has a window; the others have heads of twice the size, so their blocks do as well."""
+    from transformers import Gemma4ForCausalLM, Gemma4TextConfig
+
+    config = Gemma4TextConfig(
+        **SHAPE,
+        **SHARP,
+        sliding_window=window_tokens,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        global_head_dim=64,
+        num_global_key_value_heads=2,
+        num_kv_shared_layers=0,
+        hidden_size_per_layer_input=0,
+        attention_k_eq_v=False,
+        enable_moe_block=False,
+    )
+    return _save(folder, Gemma4ForCausalLM, config)
 
 
 def save_tokenizer(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """The families of models: prompts with holes, and from host memory, are answered as by stock vLLM.
 
 GPT-2 and OPT add learned positions to the embeddings, Llama 3 rotates queries and keys by scaled angles, Gemma 2 has
-windows in every other layer; here vLLM treats its layers alike.
+windows in every other layer; here vLLM treats its layers alike. So it does with Gemma 4, whose layers without a window
+have larger blocks: the scheduler knows the first layer's only.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ KINDS = {
     "gemma2": Kind(
         "make_gemma2",
         4 * BLOCK * 2 * 64 * 4,
+        {"window_tokens": WINDOW},
+        {"disable_hybrid_kv_cache_manager": True},
+    ),
+    "gemma4": Kind(
+        "make_gemma4",
+        2 * BLOCK * 2 * 64 * 4 + 2 * BLOCK * 2 * 128 * 4,
         {"window_tokens": WINDOW},
         {"disable_hybrid_kv_cache_manager": True},
     ),
@@ -159,7 +166,7 @@ def test_resident_swapped_recovered_and_new_in_one_prompt(family):
 def test_the_log_says_how_prefixes_are_kept(family):
     (line,) = [message for message in family.messages if "recovery" in message]
     assert "recovery on" in line
-    assert ("also those with a sliding window" in line) == (family.name == "gemma2")
+    assert ("also those with a sliding window" in line) == (family.name in ("gemma2", "gemma4"))
 
 
 def test_a_conversation_in_the_plain_template_uses_the_turn_before(family):
@@ -210,6 +217,32 @@ def differ(output, want) -> bool:
 
     largest = largest_logprob_difference(output, want)
     return token_ids(output) != token_ids(want) or largest > 1e-3
+
+
+def test_a_worker_that_judges_by_the_group_s_own_type_is_refused_at_start(
+    serve, tmp_path, monkeypatch
+):
+    """On a worker such a group has a type of its own; the scheduler's copy has its first layer's."""
+    from vllm.v1.kv_cache_interface import UniformTypeKVCacheSpecs
+
+    from tests.engine.models import make_gemma4
+    from vllm_pensieve import compat
+    from vllm_pensieve.swap.connector import HostTierMismatchError
+
+    def by_type(groups):
+        return "a new type" if type(groups[0].kv_cache_spec) is UniformTypeKVCacheSpecs else None
+
+    monkeypatch.setattr(compat, "why_not_recoverable", by_type)
+    kind = KINDS["gemma4"]
+    with pytest.raises(HostTierMismatchError, match=r"counts on 200 .* holds 0, because a new"):
+        serve(
+            make_gemma4(tmp_path, **kind.model),
+            blocks=33,
+            host_blocks=200,
+            block_bytes=kind.block_bytes,
+            max_model_tokens=1024,
+            **kind.engine,
+        )
 
 
 # -- Gemma 2 as vLLM serves it by default

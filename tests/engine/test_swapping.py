@@ -184,6 +184,27 @@ def test_prompt_log_probabilities_are_there_for_every_token_whatever_is_cached(
     served.assert_nothing_left()
 
 
+def test_a_worker_without_host_memory_serves_nothing_from_it(
+    serve, prompt, assert_equal, monkeypatch
+):
+    """vLLM asks for the blocks that were not loaded, and everything is computed."""
+    from vllm_pensieve.swap.connector import PensieveConnector
+
+    monkeypatch.setattr(PensieveConnector, "register_kv_caches", lambda self, kv_caches: None)
+    served = serve(blocks=70, host_blocks=500)
+    assert served.connector.worker is None
+    # As if one store of each prompt had gone well and only loads did not.
+    real = served.scheduler.swapper.host.discard
+    monkeypatch.setattr(served.scheduler.swapper.host, "discard", lambda slots: None)
+    served.serve([prompt])
+    push_out(served)
+    monkeypatch.setattr(served.scheduler.swapper.host, "discard", real)
+    (output,) = served.serve([prompt])
+    assert served.scheduler.swapper.loaded_blocks > 0
+    assert_equal(output, prompt)
+    served.assert_nothing_left()
+
+
 def test_more_host_memory_than_there_is_is_refused_with_both_numbers(serve):
     from vllm_pensieve.config import ConfigError
 

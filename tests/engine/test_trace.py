@@ -15,7 +15,11 @@ def test_requests_and_blocks_are_recorded_and_add_up(serve, tmp_path):
     served = serve(
         blocks=70,
         host_blocks=20,
-        settings={"trace_prefix": str(prefix), "trace_workload": "chat"},
+        settings={
+            "trace_prefix": str(prefix),
+            "trace_workload": "chat",
+            "trace_session_ids": "plain",
+        },
     )
     histories = [tokens(400, seed=seed) for seed in range(5)]
     outputs = []
@@ -26,7 +30,7 @@ def test_requests_and_blocks_are_recorded_and_add_up(serve, tmp_path):
             output = served.drain()[name]
             outputs.append(output)
             history += output.outputs[0].token_ids
-    served.scheduler._end_trace()
+    served.scheduler.end_trace()
     records = [json.loads(line) for line in (tmp_path / f"{prefix.name}_requests.jsonl").open()]
     assert len(records) == 20
     assert [r["prompt_tokens"] for r in records] == [len(o.prompt_token_ids) for o in outputs]

@@ -16,9 +16,11 @@ from vllm.config import (
     SchedulerConfig,
     VllmConfig,
 )
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import (
+    generate_scheduler_kv_cache_config,
     get_request_block_hasher,
     init_none_hash,
     make_block_hash_with_group_id,
@@ -31,6 +33,8 @@ from vllm.v1.kv_cache_interface import (
     KVCacheConfig,
     KVCacheGroupSpec,
     KVCacheSpec,
+    KVCacheTensor,
+    UniformTypeKVCacheSpecs,
 )
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
@@ -38,13 +42,13 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from tests.scheduler.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
 from tests.scheduler.host_memory import FakeHostMemory
+from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.compat import CONNECTOR, CONNECTOR_MODULE
 from vllm_pensieve.scheduler import make_scheduler
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
-from vllm_pensieve.swap.connector import SwapReport
+from vllm_pensieve.swap.connector import PensieveConnector, SwapReport
 
 BLOCK_TOKENS = 16
-BLOCK_BYTES = BLOCK_TOKENS * 2 * 4  # one layer, one head of size 1, keys and values in float32
 MAX_MODEL_TOKENS = 1024
 KINDS = [
     (steps, runner) for steps in (1, 2) for runner in ("v1", "v2")
@@ -72,7 +76,11 @@ def with_overrides(**methods: Callable) -> Callable[..., Scheduler]:
 
 
 class World:
-    """Every step is computed when it is scheduled; its output comes back `steps_in_flight - 1` steps later."""
+    """Every step is computed when it is scheduled; its output comes back `steps_in_flight - 1` steps later.
+
+    The scheduler gets its copy of a worker's KV cache configuration as vLLM makes it, and with a host tier the
+    connector of that worker must hold as many blocks as the scheduler's.
+    """
 
     def __init__(
         self,
@@ -94,6 +102,7 @@ class World:
         kv_events: bool = False,
     ) -> None:
         init_none_hash(sha256)
+        of_worker = worker_kv_cache_config(blocks, cache_group)
         if host_blocks:
             connector = KVTransferConfig(
                 kv_connector=CONNECTOR,
@@ -101,7 +110,8 @@ class World:
                 kv_role="kv_producer",
                 kv_load_failure_policy="recompute",
             )
-            settings = {"host_cache_gib": host_blocks * BLOCK_BYTES / 2**30} | (settings or {})
+            host_bytes = host_blocks * block_bytes(of_worker)
+            settings = {"host_cache_gib": host_bytes / 2**30} | (settings or {})
         config = VllmConfig(
             model_config=ModelConfig(
                 model=str(model), dtype="float32", max_model_len=MAX_MODEL_TOKENS, seed=0
@@ -127,7 +137,7 @@ class World:
         config.cache_config.num_gpu_blocks = blocks
         self.scheduler = scheduler(
             config,
-            kv_cache_config=_one_group(blocks, cache_group),
+            kv_cache_config=generate_scheduler_kv_cache_config([of_worker]),
             structured_output_manager=StructuredOutputManager(config),
             block_size=BLOCK_TOKENS,
             log_stats=True,
@@ -137,7 +147,12 @@ class World:
         self.device = FakeDevice(
             bookkeeping(BLOCK_TOKENS, max_requests, MAX_MODEL_TOKENS), blocks, BLOCK_TOKENS
         )
-        self.host = FakeHostMemory(self.device, host_blocks) if host_blocks else None
+        self.host = None
+        if host_blocks:
+            worker = PensieveConnector(config, KVConnectorRole.WORKER, of_worker)
+            told = {(0, 0): worker.get_handshake_metadata()}
+            self.scheduler.connector.set_xfer_handshake_metadata_pp_aware(told)
+            self.host = FakeHostMemory(self.device, worker.num_slots)
         self.steps_in_flight = steps_in_flight
         self.in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
         self.hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
@@ -348,10 +363,29 @@ class World:
             assert set(self.swapper._dirty_key) <= unused
 
 
-def _one_group(blocks: int, spec: KVCacheSpec | None) -> KVCacheConfig:
-    spec = spec or FullAttentionSpec(
-        block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32
-    )
+def attention_spec(**sizes: Any) -> FullAttentionSpec:
+    """Of a layer with one head of size 1 in float32, or of other sizes."""
+    sizes = {"num_kv_heads": 1, "head_size": 1, "dtype": torch.float32} | sizes
+    return FullAttentionSpec(block_size=BLOCK_TOKENS, **sizes)
+
+
+def layers_of_two_sizes() -> UniformTypeKVCacheSpecs:
+    """What vLLM has on a worker for layers of full attention whose blocks differ in size."""
+    specs = {"small": attention_spec(), "large": attention_spec(head_size=3)}
+    return UniformTypeKVCacheSpecs(block_size=BLOCK_TOKENS, kv_cache_specs=specs)
+
+
+def worker_kv_cache_config(blocks: int, spec: KVCacheSpec | None) -> KVCacheConfig:
+    """One group, by default of one layer. As in vLLM every tensor has the size of the allocation they share."""
+    spec = spec or attention_spec()
+    layers = getattr(spec, "kv_cache_specs", {"layer": spec})
+    size, offset, tensors = spec.page_size_bytes * blocks, 0, []
+    for name, layer in layers.items():
+        page = layer.page_size_bytes
+        tensors.append(KVCacheTensor(size, [name], page * blocks, page, offset))
+        offset += page * blocks
     return KVCacheConfig(
-        num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
+        num_blocks=blocks,
+        kv_cache_tensors=tensors,
+        kv_cache_groups=[KVCacheGroupSpec(list(layers), spec)],
     )

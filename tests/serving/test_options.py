@@ -24,6 +24,7 @@ from vllm_pensieve.workloads.errors import UsageError
         ({"max_new_tokens": 0}, "max_new_tokens is 0; at least 1"),
         ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5; a whole number"),
         ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more"),
+        ({"model": "a", "model_name": "b"}, "model is 'a' and model_name is 'b'; give one"),
         ({"gpu_cash_gb": 1}, "unknown option gpu_cash_gb; there are: mode, model, gpu_cache_gb"),
         ({"seed": 1.5}, "seed is 1.5; a whole number"),
         ({"vllm_options": "--dtype float32"}, "a list of words is expected"),
@@ -75,7 +76,7 @@ def test_a_process_may_ask_for_its_gpu_again_and_for_another_until_one_is_used(m
 def test_ctrl_c_while_the_engine_is_made_ends_it(tiny_model, monkeypatch):
     """It is raised when the engine is there; a second start finds nothing left of the first."""
     stopped = []
-    monkeypatch.setattr(engine, "stop_engine", stopped.append)
+    monkeypatch.setattr(engine.Engine, "_end", lambda self, made: stopped.append(made))
 
     class Made:
         @classmethod

@@ -28,7 +28,7 @@ def test_all_hold_on_a_server_that_works(check, number, tiny_model):
     holding, lines, status = decided(check, tiny_model)
     assert holding == [True] * number, lines
     assert status == 0
-    assert lines[-1] == f"{number} of {number} checks hold"
+    assert lines[-1] == f"PASSED: {number} of {number} checks passed"
     assert all(line.startswith("✓ ") for line in lines[:-1])
 
 
@@ -66,4 +66,5 @@ def test_an_error_is_a_cross_and_the_checks_go_on(tiny_model, monkeypatch):
     monkeypatch.setattr(Server, "stream", lambda *args: 1 / 0)
     holding, lines, status = decided(check_basic_inference, tiny_model)
     assert holding == [True, True, True, False, True] and status == 1
+    assert lines[-1] == "FAILED: 4 of 5 checks passed"
     assert "ZeroDivisionError" in lines[3]

@@ -1,6 +1,7 @@
 """Claims about conversations served by an engine of this process: what is computed, kept, stopped and refused."""
 
 import os
+import re
 import signal
 import threading
 
@@ -52,22 +53,6 @@ def server(tiny_model, stock):
         yield made
 
 
-@pytest.fixture(scope="module")
-def connector(server):
-    from vllm.distributed.kv_transfer import kv_transfer_state
-
-    assert kv_transfer_state._KV_CONNECTOR_AGENT is not None
-    return kv_transfer_state._KV_CONNECTOR_AGENT
-
-
-@pytest.fixture(autouse=True)
-def connector_of_this_engine(connector, no_connector_of_another_engine):
-    """vLLM has one a process; other tests put theirs, or none, in its place."""
-    from vllm.distributed.kv_transfer import kv_transfer_state
-
-    kv_transfer_state._KV_CONNECTOR_AGENT = connector
-
-
 def converse(server, sessions: int, turns: int) -> list[str]:
     """Texts of all replies, the sessions taking turns."""
     return [
@@ -99,15 +84,65 @@ def test_answers_are_those_of_stock_vllm_whatever_was_evicted_swapped_or_recover
     assert after.evictions["host"] > before.evictions["host"]
     assert after.conversation_blocks["swapped"] and after.conversation_blocks["dropped"]
     assert (after.gpu_blocks, after.cpu_blocks) == (24, 16)
+    assert after.conversation_blocks["resident"] <= after.used_gpu_blocks <= 24
+    assert after.used_cpu_blocks == 16
     assert told.evictions is None and told.gpu_hit_rate == 0.0
+    assert told.stateless and not after.stateless
     assert told.prompt_tokens["new"] == sum(told.prompt_tokens.values()) > 0
     for session in range(3):
         server.forget(f"s{session}")
 
 
-def test_a_process_has_one_server_at_a_time(server, tiny_model):
-    with pytest.raises(UsageError, match="another server of this process is open"):
-        create_server(model=str(tiny_model))
+def test_what_the_next_turn_will_recover_is_told_before_and_is_what_it_recovers(server):
+    """Of a session whose blocks were all dropped nothing is recovered; of one with a hole, the hole."""
+    server.reset()
+    server.process_request("to recover", TEXT * 4, 8)
+    assert str(server.recovery("to recover")).startswith("No recovery needed")
+    tokens = server.token_ids("to recover")
+    pool = server.inspection.scheduler.kv_cache_manager.block_pool
+    blocks = server.inspection.cached_block_ids(tokens)
+    pool.evict_blocks({blocks[1], blocks[2], blocks[5]})
+    plan = server.recovery("to recover")
+    assert plan.runs == ((32, 96), (160, 192)) and plan.tokens == 96
+    assert plan.kept_tokens == len(tokens[:-1]) // 32 * 32
+    assert 0 < plan.cost < plan.cost_without and not plan.in_seconds
+    assert "2 dropped runs, 96 tokens, " in str(plan) and " GFLOP instead of " in str(plan)
+    before = server.statistics().prompt_tokens["recovered"]
+    server.process_request("to recover", "and then?", 4)
+    assert server.statistics().prompt_tokens["recovered"] - before == plan.tokens
+
+
+def test_a_second_server_of_the_process_has_its_own_host_tier_and_leaves_the_first_alone(
+    server, tiny_model
+):
+    """Each loads what it swapped itself, in turn; the one that ends first takes nothing along."""
+    alone = converse(server, sessions=3, turns=2)
+    with create_server(
+        model_name=str(tiny_model),
+        gpu_cache_gb=25.5 * TINY_BLOCK_GB,
+        cpu_cache_gb=16.5 * TINY_BLOCK_GB,
+        vllm_options=SMALL,
+    ) as second:
+        before = server.statistics().prompt_tokens["swapped"]
+        turns = [
+            (
+                server if i % 2 else second,
+                f"in turn {i // 2 % 3}",
+                f"{i // 2 % 3}{i // 6} {TEXT * 2}",
+            )
+            for i in range(12)
+        ]
+        replies = [one.process_request(session, text, 8) for one, session, text in turns]
+        assert replies[::2] == replies[1::2] == alone
+        for i in range(3):
+            tokens = server.token_ids(f"s{i}")
+            assert second.token_ids(f"in turn {i}") == server.token_ids(f"in turn {i}") == tokens
+        assert second.statistics().prompt_tokens["swapped"] > 0
+        assert server.statistics().prompt_tokens["swapped"] > before
+    assert server.process_request("afterwards", f"00 {TEXT * 2}", 8) == alone[0]
+    for session in range(3):
+        server.forget(f"s{session}")
+        server.forget(f"in turn {session}")
 
 
 def test_reset_clears_both_tiers_and_keeps_the_histories(server):
@@ -116,6 +151,7 @@ def test_reset_clears_both_tiers_and_keeps_the_histories(server):
     server.reset()
     blocks = server.statistics().conversation_blocks
     assert (blocks["resident"], blocks["swapped"]) == (0, 0) and blocks["dropped"] > 0
+    assert (server.statistics().used_gpu_blocks, server.statistics().used_cpu_blocks) == (0, 0)
     assert server.inspection.free_blocks == 24
     again = server.process_request("reset", "go on", 4)
     assert (again.turn, again.cached_tokens) == (2, 0)
@@ -220,13 +256,23 @@ def test_an_input_longer_than_the_context_is_refused_and_the_session_goes_on(ser
         (("a", " \n"), "the input is empty"),
         (("a", None), "the input is empty"),
         (("a", "hello", 0), "max_new_tokens is 0"),
-        (("a", "hel\udcfflo"), r"no valid text: '\\udcff' stands for no character"),
     ],
 )
 def test_bad_requests_are_refused(server, arguments, said):
     with pytest.raises(UsageError, match=said):
         server.process_request(*arguments)
     assert not server.inspection.scheduler.requests
+
+
+def test_half_a_character_is_answered_as_the_replacement_character(server):
+    server.process_request("half", "hel\ud83dlo", 4)
+    replaced = list("hel\N{REPLACEMENT CHARACTER}lo".encode())
+    spelled = server._tokenizer.convert_tokens_to_ids(
+        server._tokenizer.tokenize("hel\N{REPLACEMENT CHARACTER}lo")
+    )
+    assert len(spelled) == len(replaced)
+    said = server.token_ids("half")
+    assert any(said[i : i + len(spelled)] == spelled for i in range(len(said)))
 
 
 def test_a_session_that_is_not_there_is_named(server):
@@ -277,6 +323,29 @@ def test_the_chat_answers_and_knows_its_commands(server):
     assert terminal.text.endswith(">>> \n")
     with pytest.raises(UsageError):  # nothing was said in it
         server.token_ids("other")
+
+
+def test_each_turn_of_the_chat_ends_with_its_times_and_what_was_cached(server):
+    server.reset()
+    terminal = Terminal(TEXT, TEXT, "session second", TEXT, "exit")
+    Chat(server, terminal.read, terminal.write, 5, session="first").run()
+    lines = [line for line in terminal.text.splitlines() if line.startswith("Turn ")]
+    tokens = server.token_ids("first")
+    asked = len(f"User: {TEXT.strip()}\nAssistant:")
+    times = r"TTFT \d+\.\d{3} s, 5 tokens in \d+\.\d{3} s"
+    assert re.fullmatch(rf"Turn 1: {times}, Cache 0 of {asked} prompt tokens \(0%\)", lines[0])
+    sent = len(tokens) - 5
+    kept = (asked + 4) // 32 * 32
+    cached = rf"Cache {kept} of {sent} prompt tokens \({kept / sent:.0%}\)"
+    assert re.fullmatch(rf"Turn 2: {times}, {cached}, Speedup \d+\.\d\dx over turn 1", lines[1])
+    assert lines[2].startswith("Turn 1: ") and "Speedup" not in lines[2]
+
+
+def test_what_is_no_text_is_refused_by_the_chat_which_goes_on(server):
+    terminal = Terminal("hel\udcfflo", "session \udcff", "hello", "exit")
+    Chat(server, terminal.read, terminal.write, 4, session="surrogates").run()
+    assert "the input is no valid text: '\\udcff'" in terminal.text
+    assert server.token_ids("\udcff")
 
 
 def test_reset_in_the_chat_clears_both_tiers(server):

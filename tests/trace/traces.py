@@ -30,10 +30,19 @@ PENSIEVE = [
 def kvct_session(name: str, *runs_of_requests: list[list[int]], **more: Any) -> dict[str, Any]:
     """A session with 64-token blocks and one request every 10 s."""
     requests = [
-        {"t": 10.0 * i, "type": "n", "in": 1, "out": 2, "hash_runs": runs}
+        {"t": 10.0 * i, "type": "n", "out": 2, "hash_runs": runs}
+        | {"in": 64 * sum(last - first + 1 for first, last in runs) + 7}
         for i, runs in enumerate(runs_of_requests)
     ]
     return {"id": name, "block_size": 64, "requests": requests} | more
+
+
+def main_agents(path: Path, folder: Path) -> Path:
+    """The sessions of a file without their sub-agents, as a new file in the folder."""
+    sessions = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    for session in sessions:
+        session["requests"] = [r for r in session["requests"] if r["type"] != "subagent"]
+    return write(folder / "main.jsonl", sessions)
 
 
 def write(path: Path, records: list[Any]) -> Path:

@@ -1,5 +1,6 @@
 """Clients: what they send, when, and what is said where their data cannot be had."""
 
+import dataclasses
 import io
 import json
 import statistics
@@ -11,7 +12,7 @@ import pytest
 
 from vllm_pensieve.workloads import sharegpt
 from vllm_pensieve.workloads.clients import WORKLOADS, Clients
-from vllm_pensieve.workloads.dataset import Dialogue
+from vllm_pensieve.workloads.dialogues import Dialogue
 from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.events import ClientSpec, arrival_times, write_events
 from vllm_pensieve.workloads.generated import INSTRUCTION_TOKENS
@@ -120,7 +121,7 @@ def test_what_is_too_long_is_told():
     told: list[str] = []
     spec = ClientSpec(50, 2.0, 3.0, 1000, 1)
     Clients("generated", spec, BYTES, told.append).requests("summarization")
-    assert "turns left out, their prompts have more than 1000 tokens" in told[0]
+    assert "turns left out, because their prompts have more than 1000 tokens" in told[0]
     with pytest.raises(UsageError, match="no prompt of at most 64 tokens in the data"):
         Clients("generated", ClientSpec(5, 2.0, 3.0, 64, 1), BYTES, print).requests("qa")
 
@@ -155,7 +156,7 @@ def test_unless_the_hub_was_asked_for_generated_conversations_take_its_place(mon
     made = clients(None, told).requests("chat_single")
     assert made == clients().requests("chat_single")
     assert told[0].endswith("Until then: generated conversations.")
-    with pytest.raises(UsageError, match="which needs the package `datasets`"):
+    with pytest.raises(UsageError, match="needs the package `datasets`"):
         clients(sharegpt.HUB_DATASET).requests("chat_single")
 
 
@@ -168,15 +169,60 @@ def test_records_of_the_hub_become_conversations(tmp_path, monkeypatch):
     messages = [{"from": "human", "value": "one?"}, {"from": "gpt", "value": "first."}]
     records = [{"id": "a", "conversations": messages}, {"id": "b", "conversations": []}]
     (folder / "train.json").write_text(json.dumps(records))
-    assert sharegpt._load_from_hub(str(folder)) == [
+    assert sharegpt._load_from_hub(str(folder), strict=True).dialogues == [
         Dialogue(None, (("one?", "first."),)),
         Dialogue(None, ()),
     ]
 
 
-def test_a_missing_file_is_named():
-    with pytest.raises(UsageError, match=r"absent\.json: cannot be read: No such file"):
-        sharegpt.load_chats("absent.json")
+@pytest.mark.parametrize("ending", [".json", ".parquet", ".json.zst", ".TXT"])
+@pytest.mark.parametrize("folder", ["", "my/", "./", "/my/"])
+def test_a_name_with_the_ending_of_a_file_is_a_missing_file(folder, ending):
+    with pytest.raises(UsageError, match="No such file, and not the name of a data set"):
+        sharegpt.load_chats(f"{folder}absent{ending}")
+
+
+@pytest.mark.parametrize("name", ["squad", "./a", "../a/b", "/a/b", "a/b/c", "here/b"])
+def test_a_name_that_cannot_be_on_the_hub_is_a_missing_file(name, tmp_path, monkeypatch):
+    """`datasets` must not even be looked for."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UsageError, match="No such file, and not the name of a data set") as error:
+        sharegpt.load_chats(name)
+    assert str(error.value).startswith(f"{name}: ")
+
+
+def test_recorded_pauses_are_kept_and_the_rest_is_drawn():
+    talk = Dialogue(None, TALK.turns, (None, 60.0, None))
+    spec = dataclasses.replace(SPEC, recorded_pauses=True)
+    times = [e.time for e in sharegpt.multi_turn_requests([talk], spec, BYTES.count).events]
+    drawn = [e.time for e in sharegpt.multi_turn_requests([talk], SPEC, BYTES.count).events]
+    assert times[1] - times[0] == pytest.approx(60.0)
+    assert drawn[1] - drawn[0] != pytest.approx(60.0)
+    assert times[2] - times[1] == pytest.approx(drawn[2] - drawn[1])
+
+
+def test_bad_records_are_told_of_once_and_recorded_pauses_that_are_not_there_refused(tmp_path):
+    path = tmp_path / "chats.json"
+    good = [{"from": "human", "value": "one?"}, {"from": "gpt", "value": "first."}]
+    path.write_text(json.dumps([good, 5]))
+    told: list[str] = []
+    made = clients(str(path), told)
+    assert made.requests("chat_multi").events[0].prompt == "Human: one?\nAssistant:"
+    made.requests("chat_single")
+    assert told == [
+        f"{path}: 1 of 2 records skipped (50%: the rest may not stand for the whole); "
+        "the first: record 1: is not a list of messages but int"
+    ]
+    spec = dataclasses.replace(SPEC, recorded_pauses=True)
+    with pytest.raises(UsageError, match="has no times between turns"):
+        Clients(str(path), spec, BYTES, print).requests("chat_multi")
+    with pytest.raises(UsageError, match="record 1: is not a list"):
+        Clients(str(path), SPEC, BYTES, print, strict=True).requests("chat_multi")
+    path.write_text(json.dumps([[{"from": "human", "value": " "}, {"from": "gpt", "value": "x"}]]))
+    with pytest.raises(UsageError, match="none of its records has a user message with a reply"):
+        Clients(str(path), SPEC, BYTES, print).requests("chat_multi")
 
 
 def test_real_conversations_make_requests_of_both_modes():

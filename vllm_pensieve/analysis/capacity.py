@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,16 +13,22 @@ LARGEST = 2**40
 CURVE_POINTS = 16
 CURVE_LOWEST = 0.005
 """Of the unique blocks: where a capacity curve begins. It ends where everything fits."""
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+"""Bytes of each unit, in capital letters."""
 
 
-def parse_capacities(text: str, unique_blocks: int) -> list[int]:
-    """Blocks of each capacity in `5%,10%,4096`, ascending; percentages are of the trace's unique blocks, rounded down.
+def parse_capacities(
+    text: str, unique_blocks: int, bytes_per_block: float | None = None
+) -> list[int]:
+    """Blocks of each capacity in `5%,10%,4096,10GiB`, ascending; percentages are of the trace's unique blocks.
+
+    Both percentages and sizes in bytes are rounded down to whole blocks. bytes_per_block: KV memory of a block.
 
     Raises:
-        UsageError: not a list of positive numbers, or one is less than a block.
+        UsageError: not a list of positive numbers, one is less than a block, or a size in bytes for blocks without one.
     """
-    return sorted({_parse_capacity(part.strip(), unique_blocks) for part in text.split(",")})
+    parts = (part.strip() for part in text.split(","))
+    return sorted({_parse_capacity(part, unique_blocks, bytes_per_block) for part in parts})
 
 
 def default_capacities(unique_blocks: int) -> list[int]:
@@ -33,15 +36,19 @@ def default_capacities(unique_blocks: int) -> list[int]:
     return sorted({max(1, unique_blocks * percent // 100) for percent in DEFAULT_PERCENT})
 
 
-def _parse_capacity(text: str, unique_blocks: int) -> int:
+def _parse_capacity(text: str, unique_blocks: int, bytes_per_block: float | None) -> int:
+    unit = next((unit for unit in UNITS if text.upper().endswith(unit)), None)
+    blocks_of_all, all_units = _scale(text, unit, unique_blocks, bytes_per_block)
+    number_text = text[: -len(unit)] if unit else text.removesuffix("%")
     try:
-        number = float(text.removesuffix("%"))
-        blocks = math.floor(unique_blocks * number / 100 if text.endswith("%") else number)
+        number = float(number_text)
+        blocks = math.floor(number * blocks_of_all / all_units)
     except (ValueError, OverflowError) as error:
         raise UsageError(
-            f"capacity {text!r} is neither a number of blocks nor a percentage (such as 5%,10%,4096)"
+            f"capacity {text!r} is neither a number of blocks, nor a percentage, nor a size "
+            "(such as 5%,10%,4096,10GiB)"
         ) from error
-    if not text.endswith("%") and number != blocks:
+    if not unit and not text.endswith("%") and number != blocks:
         raise UsageError(f"capacity {text} is not a whole number of blocks")
     if blocks < 1:
         raise UsageError(
@@ -52,40 +59,20 @@ def _parse_capacity(text: str, unique_blocks: int) -> int:
     return blocks
 
 
+def _scale(
+    text: str, unit: str | None, unique_blocks: int, bytes_per_block: float | None
+) -> tuple[float, float]:
+    """So many blocks are so many of the capacity's unit."""
+    if unit is None:
+        return (unique_blocks, 100) if text.endswith("%") else (1, 1)
+    if bytes_per_block is None:
+        raise UsageError(
+            f"capacity {text}: how large a block is depends on the model; give --model or --bytes-per-token"
+        )
+    return UNITS[unit], bytes_per_block
+
+
 def curve_capacities(unique_blocks: int) -> list[int]:
     """Capacities of a curve, evenly spaced on a logarithmic axis, up to all unique blocks."""
     lowest = max(1.0, CURVE_LOWEST * unique_blocks)
     return sorted(set(np.geomspace(lowest, unique_blocks, CURVE_POINTS).astype(int).tolist()))
-
-
-def kv_bytes_per_token(config_path: Path) -> int:
-    """KV bytes of one token, from a model's config.json, in the data type it names.
-
-    Keys and values of all layers; with multi-head latent attention one latent vector and one rotary key a layer.
-
-    Raises:
-        UsageError: the file cannot be read or lacks the sizes.
-    """
-    try:
-        config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{config_path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{config_path}: is not a model's config.json: {error}") from error
-    text = config.get("text_config", config)
-    dtype = str(text.get("torch_dtype") or text.get("dtype") or config.get("torch_dtype"))
-    try:
-        element_bytes = DTYPE_BYTES[dtype.removeprefix("torch.")]
-        layers = int(text["num_hidden_layers"])
-        if "kv_lora_rank" in text:
-            per_layer = int(text["kv_lora_rank"]) + int(text["qk_rope_head_dim"])
-        else:
-            heads = int(text["num_attention_heads"])
-            head_dim = int(text.get("head_dim") or text["hidden_size"] // heads)
-            per_layer = 2 * int(text.get("num_key_value_heads") or heads) * head_dim
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{config_path}: cannot tell KV bytes per token ({error!r} is missing or strange); "
-            "give --bytes-per-token instead"
-        ) from error
-    return layers * per_layer * element_bytes

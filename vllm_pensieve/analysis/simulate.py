@@ -26,6 +26,8 @@ from vllm_pensieve.trace.trace import Trace
 from vllm_pensieve.workloads.errors import UsageError
 
 SCHEMA = 1
+SLOPE_BLOCK_TOKENS = 512
+"""Blocks that `Parameters.cost_slope` is meant for; smaller ones lie less deep at the same position."""
 REFERENCE = "lru"
 """Under prefix rules this stands for stock vLLM; costs are given relative to it."""
 NO_EVICTIONS = np.zeros(0, np.int32)
@@ -60,6 +62,11 @@ class Simulation:
     parameters: Parameters = field(default_factory=Parameters)
     flat: bool = False
     jobs: int = 1
+
+
+def default_cost_slope(trace: Trace) -> float:
+    """The slope that gives a token the same cost whatever the block size; as for 512 tokens if it is not known."""
+    return Parameters.cost_slope * (trace.block_tokens or SLOPE_BLOCK_TOKENS) / SLOPE_BLOCK_TOKENS
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
@@ -172,7 +179,9 @@ def describe_trace(trace: Trace) -> dict[str, Any]:
         "longest_request_blocks": trace.longest_request_blocks,
         "infinite_hits": trace.infinite_hits,
         "workloads": list(trace.workloads),
+        "lines": trace.records,
         "skipped_lines": len(trace.skipped),
+        "notes": list(trace.notes),
     }
 
 

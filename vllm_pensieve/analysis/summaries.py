@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from vllm_pensieve.analysis.simulate import SCHEMA, describe_trace
 from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.trace.files import BLOCKS_SUFFIX
 from vllm_pensieve.trace.readers import find_trace, pensieve, read_trace
 from vllm_pensieve.trace.readers.lines import LineReader
-from vllm_pensieve.trace.readers.records import PensieveRecord
+from vllm_pensieve.trace.readers.records import BlockId, PensieveRecord
 from vllm_pensieve.trace.trace import Trace
 
-BLOCKS_SUFFIX = "_blocks.jsonl"
 MEASURED = "measured"
 REPLAYED = "replayed in a cache without limit"
+INCOMPLETE = REPLAYED + ", since %d blocks have no line, as after a kill"
 
 
 class BlockRecord(Struct, gc=False):
     """A line of PREFIX_blocks.jsonl, as far as summaries use it. reuse_gaps: s."""
 
-    block: Any
+    block: int
     hits: Annotated[int, Meta(ge=0)]
     reuse_gaps: list[Annotated[float, Meta(ge=0)]]
 
@@ -60,7 +61,12 @@ def trace_label(path: Path) -> str:
     return name.removesuffix("_requests").removeprefix("prefix_")
 
 
-def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = False) -> PrefixStats:
+def read_prefix_stats(
+    prefix: Path,
+    format_name: str = "auto",
+    strict: bool = False,
+    block_tokens: int | None = None,
+) -> PrefixStats:
     """Read a trace and, if it is there, the file of blocks beside it.
 
     What the server did not record follows from the requests, as if its cache had no limit.
@@ -69,17 +75,20 @@ def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = Fa
         TraceError: as `read_trace`, for either file.
     """
     path = find_trace(prefix)
-    trace = read_trace(path, format_name, strict)
-    measured = _measured_reuse(path, strict) if trace.format == pensieve.NAME else None
+    trace = read_trace(path, format_name, strict, block_tokens)
+    ours = trace.format == pensieve.NAME
+    measured, named = _measured_requests(path, strict) if ours else (None, set())
     block_path = path.with_name(path.name.replace(pensieve.REQUESTS_SUFFIX, BLOCKS_SUFFIX))
     skipped = list(trace.skipped)
     if block_path != path and block_path.exists():
-        block_hits, gaps, bad = _measured_blocks(block_path, strict)
+        block_hits, gaps, known, bad = _measured_blocks(block_path, strict)
         skipped += [f"{block_path.name} {line}" for line in bad]
-        block_source = MEASURED
+        missing = len(named - known)
+        block_source = INCOMPLETE % missing if missing else MEASURED
     else:
-        block_hits, gaps = replayed_blocks(trace)
         block_source = REPLAYED
+    if block_source != MEASURED:
+        block_hits, gaps = replayed_blocks(trace)
     return PrefixStats(
         trace,
         replayed_reuse(trace) if measured is None else measured,
@@ -91,27 +100,30 @@ def read_prefix_stats(prefix: Path, format_name: str = "auto", strict: bool = Fa
     )
 
 
-def _measured_reuse(path: Path, strict: bool) -> NDArray[np.float64] | None:
-    """None unless every request has it."""
-    values = [
-        record.reuse_fraction
-        for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME)
-    ]
-    if any(value is None for value in values):
-        return None
-    return np.array(values, np.float64)
+def _measured_requests(path: Path, strict: bool) -> tuple[NDArray[np.float64] | None, set[BlockId]]:
+    """Reuse of each request, None unless every one has it; and the full blocks of prompts that were computed."""
+    values: list[float | None] = []
+    blocks: set[BlockId] = set()
+    for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME):
+        if not record.choice:
+            values.append(record.reuse_fraction)
+        if record.block_tokens and record.output_length:
+            blocks.update(record.hash_ids[: record.input_length // record.block_tokens])
+    known = [value for value in values if value is not None]
+    return (np.array(known, np.float64) if len(known) == len(values) else None), blocks
 
 
 def _measured_blocks(
     path: Path, strict: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float64], list[str]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64], set[BlockId], list[str]]:
+    """Hits of each block, reuse gaps (s), the blocks' numbers, bad lines."""
     lines = LineReader(path, strict)
     records = [record for _, record in lines.records(BlockRecord, pensieve.NAME)]
     if not records and lines.skipped:
         raise TraceError(f"{path}: no usable block record in it; {lines.skipped[0]}")
     hits = np.array([record.hits for record in records], np.int64)
     gaps = np.array([gap for record in records for gap in record.reuse_gaps], np.float64)
-    return hits, gaps, lines.skipped
+    return hits, gaps, {record.block for record in records}, lines.skipped
 
 
 def replayed_reuse(trace: Trace) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vllm_pensieve.bench.records import RequestRecord, text_digest
@@ -15,6 +15,7 @@ from vllm_pensieve.workloads.conversations import Conversation, Turn
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletionChunk
 
 REQUEST_TIMEOUT_S = 900.0
 WARM_UP_TEXT = "This comes before the measurement and shares no text with it."
@@ -51,20 +52,24 @@ async def warm_up(target: Target) -> None:
         for _ in range(2):
             messages.append({"role": "user", "content": turn.text})
             _, reply = await _request(client, target, "warm-up", messages, turn)
-            messages.append({"role": "assistant", "content": reply})
+            messages.append(reply.message())
 
 
 async def replay(target: Target, plan: Replay) -> None:
     """Run all conversations, at most `plan.concurrency` at a time, in their order.
 
-    A failure is recorded, not raised.
+    One that comes after another begins when that has ended. A failure is recorded, not raised.
     """
     start = time.monotonic()
     slots = asyncio.Semaphore(plan.concurrency)
+    ended = {conversation.session_id: asyncio.Event() for conversation in plan.conversations}
 
     async def one(conversation: Conversation, client: AsyncOpenAI) -> None:
+        if conversation.after is not None:
+            await ended[conversation.after].wait()
         async with slots:
             await _converse(client, target, conversation, start, plan.on_record)
+        ended[conversation.session_id].set()
 
     async with _client(target) as client, asyncio.TaskGroup() as group:
         for conversation in plan.conversations:
@@ -85,6 +90,7 @@ async def _converse(
     if conversation.system:
         messages.append({"role": "system", "content": conversation.system})
     failed_turn = 0
+    computed: list[int] = []
     for number, turn in enumerate(conversation.turns, start=1):
         if failed_turn:
             error = f"not sent: turn {failed_turn} of this session failed"
@@ -101,8 +107,14 @@ async def _converse(
             measured, reply = await _request(
                 client, target, conversation.session_id, messages, turn
             )
-            on_record(RequestRecord(conversation.session_id, number, sent_s, **measured))
-            messages.append({"role": "assistant", "content": reply})
+            unmatched = len(computed) - common_length(computed, reply.prompt_token_ids)
+            on_record(
+                RequestRecord(
+                    conversation.session_id, number, sent_s, unmatched_tokens=unmatched, **measured
+                )
+            )
+            messages.append(reply.message())
+            computed = reply.computed_token_ids
         except (openai.OpenAIError, OSError, RequestFailed) as error:
             failed_turn = number
             on_record(
@@ -111,12 +123,58 @@ async def _converse(
 
 
 class RequestFailed(Exception):
-    """The stream ended without an error of the transport, yet not as asked."""
+    """The stream went without an error of the transport, yet not as asked."""
+
+
+@dataclass
+class Reply:
+    """What came back, by channel, and the tokens it was computed from and generated as."""
+
+    content: str = ""
+    reasoning: str = ""
+    prompt_token_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+
+    def take(self, chunk: ChatCompletionChunk) -> bool:
+        """Add a piece of the stream; return whether it brought a token.
+
+        Raises RequestFailed for a call of a tool, which this client has no answer to.
+        """
+        self.prompt_token_ids += getattr(chunk, "prompt_token_ids", None) or []
+        if not chunk.choices:
+            return False
+        choice = chunk.choices[0]
+        if choice.delta.tool_calls:
+            raise RequestFailed(
+                "the model called a tool; no tools are offered, and none can answer"
+            )
+        token_ids = getattr(choice, "token_ids", None) or []
+        said = choice.delta.content or ""
+        thought = getattr(choice.delta, "reasoning", None) or ""
+        self.token_ids += token_ids
+        self.content += said
+        self.reasoning += thought
+        return bool(token_ids or said or thought)
+
+    def message(self) -> dict[str, str]:
+        """The reply as the next turn sends it back; the chat template decides what of the thoughts stays."""
+        thoughts = {"reasoning": self.reasoning} if self.reasoning else {}
+        return {"role": "assistant", "content": self.content} | thoughts
+
+    @property
+    def computed_token_ids(self) -> list[int]:
+        """Tokens whose KV there is after this turn: the last one was generated and never read."""
+        return self.prompt_token_ids + self.token_ids[:-1]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all channels; of the content alone where there is no other."""
+        return text_digest("\0".join(filter(None, (self.reasoning, self.content))))
 
 
 async def _request(
     client: AsyncOpenAI, target: Target, session_id: str, messages: list[dict[str, str]], turn: Turn
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], Reply]:
     """Send one request; return the measured fields of its record, and the reply."""
     start = time.perf_counter()
     stream = await client.chat.completions.create(
@@ -127,16 +185,14 @@ async def _request(
         seed=target.seed,
         stream=True,
         stream_options={"include_usage": True},
-        extra_body={"session_id": session_id, "ignore_eos": True},
+        extra_body={"session_id": session_id, "ignore_eos": True, "return_token_ids": True},
     )
-    pieces: list[str] = []
+    reply = Reply()
     ttft_s = None
     usage = None
     async for chunk in stream:
-        if chunk.choices and chunk.choices[0].delta.content:
-            if ttft_s is None:
-                ttft_s = time.perf_counter() - start
-            pieces.append(chunk.choices[0].delta.content)
+        if reply.take(chunk) and ttft_s is None:
+            ttft_s = time.perf_counter() - start
         usage = chunk.usage or usage
     e2e_s = time.perf_counter() - start
     if usage is None:
@@ -146,16 +202,24 @@ async def _request(
             f"asked for {turn.output_tokens} output tokens, got {usage.completion_tokens}"
         )
     details = usage.prompt_tokens_details
-    reply = "".join(pieces)
     measured = {
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": (details.cached_tokens or 0) if details else 0,
         "output_tokens": usage.completion_tokens,
         "ttft_s": e2e_s if ttft_s is None else ttft_s,
         "e2e_s": e2e_s,
-        "output_sha256": text_digest(reply),
+        "output_sha256": reply.digest,
+        "reasoning_only": bool(reply.reasoning and not reply.content),
     }
     return measured, reply
+
+
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many items the two begin with in common."""
+    if list(second[: len(first)]) == list(first):
+        return len(first)
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def _client(target: Target) -> AsyncOpenAI:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from vllm_pensieve.bench.client import Replay, Target, replay, warm_up
-from vllm_pensieve.bench.counters import prompt_tokens_by_source, read_prompt_tokens
+from vllm_pensieve.bench.counters import cache_numbers, prompt_tokens_by_source, read_counters
+from vllm_pensieve.bench.model_files import kv_gb_per_token
 from vllm_pensieve.bench.modes import Mode
-from vllm_pensieve.bench.plan import ComparePlan, server_command
+from vllm_pensieve.bench.plan import BLOCK_TOKENS, ComparePlan, server_command
 from vllm_pensieve.bench.records import RecordFile, RequestRecord
 from vllm_pensieve.bench.server import Server, ServerCommand, ServerFailed, running
+from vllm_pensieve.bench.server_options import value_of
+from vllm_pensieve.workloads.errors import UsageError
 
 READY_TIMEOUT_S = 1800.0
 WATCH_S = 0.2
@@ -53,6 +58,10 @@ class ModeRun:
     """Seconds from starting the process to its first healthy answer; None if it never got there."""
     records: list[RequestRecord] = field(default_factory=list)
     prompt_tokens: dict[str, int] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)
+    """What the plugin did with its memory (`cache_numbers`); empty where it was not at work."""
+    stepped_back: str | None = None
+    """Why the plugin, which this mode is about, was not at work."""
     failure: ServerFailed | None = None
     interrupted: bool = False
 
@@ -123,7 +132,11 @@ def _measure(
 
     target = Target(server.command.url, plan.model, plan.seed)
     _warm_up(target, server)
-    before = read_prompt_tokens(target.url)
+    try:
+        before = read_counters(target.url)
+    except httpx.HTTPError as error:
+        asyncio.run(_check_dying(server))
+        raise server.failure(f"its /metrics cannot be read: {error}") from error
     view.measuring()
     try:
         asyncio.run(
@@ -134,8 +147,30 @@ def _measure(
     finally:
         after = None
         with contextlib.suppress(httpx.HTTPError):
-            after = read_prompt_tokens(target.url)
+            after = read_counters(target.url)
+            if after is None and run.mode.pensieve is not None:
+                run.stepped_back = why_stepped_back(server.command.log)
         run.prompt_tokens = prompt_tokens_by_source(run.records, before, after)
+        run.cache = cache_numbers(before, after, _block_gb(plan))
+
+
+def why_stepped_back(log: Path) -> str:
+    """Return what the plugin said in a server's log of why it leaves prefixes to vLLM."""
+    said = re.findall(
+        r"Pensieve: (?:plain prefixes|vLLM's own scheduler).*?because (.+)",
+        log.read_text(errors="replace"),
+    )
+    return said[-1].strip() if said else f"its counters are missing from /metrics; see {log}"
+
+
+def _block_gb(plan: ComparePlan) -> float | None:
+    """GB of one block on all workers; None where it is not known."""
+    size = value_of(plan.server_options, "--block-size") or str(BLOCK_TOKENS)
+    try:
+        token_gb = kv_gb_per_token(plan.model, value_of(plan.server_options, "--dtype"))
+        return token_gb * int(size)
+    except (UsageError, ValueError):
+        return None
 
 
 def _warm_up(target: Target, server: Server) -> None:

@@ -6,19 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
-from vllm_pensieve.bench.kv_shape import kv_shape
-from vllm_pensieve.bench.model_files import config_path
+from vllm_pensieve.bench.fit import fit_memory, machine_room
+from vllm_pensieve.bench.model_files import kv_gb_per_token
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.options import Memory, rounded_context
 from vllm_pensieve.bench.plan import GB, GIB
-from vllm_pensieve.demo_model import DEMO_MODEL_NAME
+from vllm_pensieve.bench.server_options import value_of, workers
 from vllm_pensieve.workloads.conversations import Conversation
 from vllm_pensieve.workloads.errors import UsageError
 
-VLLM_DTYPES: dict[str | None, str] = {"half": "float16", "float": "float32"}
-"""Names that vLLM has for number formats beside their own."""
 SPARE = 1.25
 """KV memory is at least so many times the longest conversation's."""
 
@@ -68,38 +65,28 @@ def choose_memory(
         )
     gpu_gb, cpu_gb = asked.gpu_cache_gb, asked.cpu_cache_gb
     if gpu_gb is None or (cpu_gb is None and used):
-        token_gb = _kv_gb_per_token(model, _value(server_options, "--dtype"))
+        token_gb = kv_gb_per_token(model, value_of(server_options, "--dtype"))
         mean_tokens = sum(c.context_tokens(0) for c in conversations) / len(conversations)
         working_set_gb = mean_tokens * min(concurrency, len(conversations)) * token_gb
         least_gb = SPARE * rounded_context(conversations) * token_gb
-        workers = _value(server_options, "--tensor-parallel-size", "-tp") or "1"
-        if not workers.isdecimal() or int(workers) < 1:
-            raise UsageError(f"-- --tensor-parallel-size {workers}: give a whole number above 0")
-        gpu_gb = gpu_gb or max(asked.shares.gpu * working_set_gb, least_gb) / int(workers)
+        gpu_gb = gpu_gb or max(asked.shares.gpu * working_set_gb, least_gb) / workers(
+            server_options
+        )
         cpu_gb = asked.shares.cpu * working_set_gb if cpu_gb is None else cpu_gb
     return Memory(_gib(gpu_gb), _gib(cpu_gb) if cpu_gb and used else None)
 
 
+def carried(
+    asked: MemoryAsked, model: str, modes: str, server_options: Sequence[str]
+) -> tuple[MemoryAsked, tuple[str, ...]]:
+    """Return the memory asked for as far as this machine can carry it, and one line on what was cut, or none."""
+    if not asked.gpu_cache_gb and not asked.cpu_cache_gb:
+        return asked, ()
+    used = any(mode.uses_host_cache for mode in parse_modes(modes, host_cache_gib=1.0))
+    room = machine_room(model, server_options)
+    fitted = fit_memory(asked.gpu_cache_gb, asked.cpu_cache_gb, used, room)
+    return MemoryAsked(fitted.gpu_cache_gb, fitted.cpu_cache_gb, asked.shares), fitted.notes
+
+
 def _gib(gb: float) -> float:
     return gb * GB / GIB
-
-
-def _value(options: Sequence[str], *names: str) -> str | None:
-    """The last value given to an option of vLLM; None without one, or for vLLM's `auto`."""
-    value = None
-    for option, following in zip_longest(options, options[1:], fillvalue=""):
-        name, sign, behind = option.partition("=")
-        if name in names:
-            value = behind if sign else following
-    return VLLM_DTYPES.get(value, value) if value != "auto" else None
-
-
-def _kv_gb_per_token(model: str, dtype: str | None) -> float:
-    try:
-        where = model if model == DEMO_MODEL_NAME else str(config_path(model))
-        return kv_shape(where, dtype).bytes_per_token / GB
-    except (UsageError, OSError, ValueError) as error:
-        raise UsageError(
-            f"how much KV {model} keeps for a token cannot be told ({error}); "
-            "give --gpu-cache and --cpu-cache"
-        ) from error

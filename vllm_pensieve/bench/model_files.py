@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, MAX_POSITION
+from vllm_pensieve.kv_shape import kv_shape
+from vllm_pensieve.workloads.errors import UsageError
 
 CONTEXT_NAMES = (
     "max_position_embeddings",
@@ -20,6 +23,7 @@ CONTEXT_NAMES = (
 """What configurations call the length of the context; the smallest counts, as in vLLM."""
 ALREADY_SCALED = ("default", "su", "longrope", "llama3", "yarn")
 """Kinds of rope scaling whose factor is part of that length already."""
+KEEP_ALL_TOKENS = "--disable-hybrid-kv-cache-manager"
 PLAIN_CHAT_TEMPLATE = (
     "{% for m in messages %}"
     "{{ m['role'] | capitalize + ':' + ('' if m['role'] == 'assistant' else ' ') + m['content'] + '\\n' }}"
@@ -71,6 +75,18 @@ def chat_options(model: str) -> tuple[str, ...]:
     return ("--chat-template", PLAIN_CHAT_TEMPLATE)
 
 
+def window_options(model: str, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the option with which vLLM keeps all tokens for all layers, for a model of which some have a window.
+
+    Without it the plugin steps back there. given: vLLM's options by the user, who may have decided that already.
+    """
+    if any(option.replace("--no-", "--").startswith(KEEP_ALL_TOKENS) for option in given):
+        return ()
+    config = None if model == DEMO_MODEL_NAME else _configuration(model)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return (KEEP_ALL_TOKENS,) if kinds == {"full_attention", "sliding_attention"} else ()
+
+
 @cache
 def _has_chat_template(model: str) -> bool:
     from transformers import AutoTokenizer
@@ -101,3 +117,17 @@ def _is_stretched(config: Any) -> bool:
         part.get("factor") and part.get("rope_type", "default") not in ALREADY_SCALED
         for part in kinds
     )
+
+
+def kv_gb_per_token(model: str, dtype: str | None) -> float:
+    """Return the GB (10^9 bytes) that a model, given by its name, takes for a token.
+
+    Raises UsageError if that is not known.
+    """
+    try:
+        where = model if model == DEMO_MODEL_NAME else str(config_path(model))
+        return kv_shape(where, dtype).bytes_per_token / 10**9
+    except (UsageError, OSError, ValueError) as error:
+        raise UsageError(
+            f"how much KV {model} keeps for a token is not known ({error}); give --gpu-cache and --cpu-cache"
+        ) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_pensieve.bench.machine import is_cpu_build
-from vllm_pensieve.bench.model_files import chat_options, context_limit
+from vllm_pensieve.bench.model_files import chat_options, context_limit, window_options
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
 from vllm_pensieve.bench.server import check_port, free_port
@@ -62,6 +62,8 @@ class Memory:
 
     kv_cache_gib: float | None
     host_cache_gib: float | None
+    notes: tuple[str, ...] = ()
+    """What was given otherwise than asked for, a line each."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class Workload:
     """What to do about conversations that outgrow the context."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """Class of the user by session, where users have classes."""
+    longest_sequence: int | None = None
+    """Tokens that a sequence may have at most; None: the model's context."""
+    notes: tuple[str, ...] = ()
+    """What is otherwise than asked for, a line each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,7 @@ class CompareOptions(RunOptions):
 
     workload: str
     dataset: Path | None
+    strict: bool = False
     sessions: int | None
     turns: int | None
     history_tokens: int | None
@@ -134,6 +141,13 @@ def plan_run(options: RunOptions, memory: Memory, workload: Workload) -> Compare
     """
     modes = parse_modes(options.modes, memory.host_cache_gib)
     max_model_len = _max_model_len(options, workload)
+    window = window_options(options.model, options.server_options)
+    notes = (*workload.notes, *memory.notes)
+    if window and any(mode.pensieve is not None for mode in modes):
+        notes += (
+            f"{options.model}: some of its layers attend to a window only; all servers get {' '.join(window)}, "
+            "so that the plugin can keep, swap and recover its blocks",
+        )
     description = workload.description | {
         "model": options.model,
         "device": options.device,
@@ -145,6 +159,7 @@ def plan_run(options: RunOptions, memory: Memory, workload: Workload) -> Compare
         "kv_cache_gib": memory.kv_cache_gib,
         "host_cache_gib": memory.host_cache_gib,
         "max_model_len": max_model_len,
+        "notes": list(notes),
     }
     return ComparePlan(
         model=options.model,
@@ -161,9 +176,10 @@ def plan_run(options: RunOptions, memory: Memory, workload: Workload) -> Compare
         kv_cache_gib=memory.kv_cache_gib,
         eager=is_cpu_build(),
         environment=device_environment(options.device, os.environ),
-        server_options=(*chat_options(options.model), *options.server_options),
+        server_options=(*chat_options(options.model), *window, *options.server_options),
         out=options.out,
         sheet=options.sheet,
+        notes=notes,
     )
 
 
@@ -189,6 +205,8 @@ def describe_sample(dataset: str, sample: DatasetSample) -> dict[str, object]:
     return {
         "dataset": dataset,
         "records": sample.records,
+        "records_skipped": len(sample.skipped),
+        "first_skipped": next(iter(sample.skipped), None),
         "records_without_turns": sample.without_turns,
         "records_with_too_few_turns": sample.too_few_turns,
         "turns_cut_to_fit": sample.cut_turns,
@@ -239,8 +257,8 @@ def _from_dataset(
         max_context_tokens=dataset_context(options),
         message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
     )
-    dialogues = load_chats(str(path))
-    sample = sample_dataset(str(path), dialogues, limits, options.seed, counter.count)
+    dataset = load_chats(str(path), options.strict)
+    sample = sample_dataset(dataset, limits, options.seed, counter.count)
     description = {
         "name": "dataset",
         **describe_sample(str(path), sample),
@@ -257,6 +275,7 @@ def _max_model_len(options: RunOptions, workload: Workload) -> int:
         or context_limit(options.model)
         or rounded_context(workload.conversations)
     )
+    limit = min(limit, workload.longest_sequence or limit)
     if needed > limit:
         raise UsageError(
             f"a conversation grows to about {needed} tokens, the context is {limit}; {workload.shorten}"

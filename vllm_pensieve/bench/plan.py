@@ -53,6 +53,9 @@ class ComparePlan:
     out: Path
     sheet: Path | None
 
+    notes: tuple[str, ...] = ()
+    """What is otherwise than asked for, a line each."""
+
     @property
     def requests(self) -> int:
         """Requests of one mode in one repeat."""

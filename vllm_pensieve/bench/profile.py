@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vllm_pensieve.bench.cost_fit import TimedStep, TokensCostNothing, fit_costs
-from vllm_pensieve.bench.kv_shape import KvShape
 from vllm_pensieve.bench.machine import describe_versions
 from vllm_pensieve.bench.timed_engine import TimedEngine
 from vllm_pensieve.bench.transfers import measure_bandwidths
+from vllm_pensieve.kv_shape import KvShape
 from vllm_pensieve.retention import MeasuredCostModel
 from vllm_pensieve.retention.profile import SCHEMA, Point, Profile, ProfileKey, Provenance
 from vllm_pensieve.workloads.errors import UsageError
@@ -27,10 +27,21 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is timed. chunks: tokens of a step, ascending. repeats: of every step in a round, in turn."""
+    """What is timed. chunks: tokens of a step, ascending. repeats: of every step in a round, in turn.
+
+    Raises:
+        UsageError: there is one size only.
+    """
 
     chunks: tuple[int, ...]
     repeats: int
+
+    def __post_init__(self) -> None:
+        if len(self.chunks) < 2:
+            raise UsageError(
+                f"--chunks {','.join(map(str, self.chunks))}: two sizes or more are needed to tell a step's overhead "
+                "from its tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,10 +76,6 @@ def contexts_up_to(context: int, chunk: int, block_size: int) -> list[int]:
 
 def check_plan(plan: Plan, engine: TimedEngine) -> None:
     """UsageError unless every chunk is computed in one step."""
-    if len(plan.chunks) < 2:
-        raise UsageError(
-            "--chunks: two sizes or more are needed to tell a step's overhead from its tokens"
-        )
     if plan.chunks[-1] > engine.step_tokens:
         raise UsageError(
             f"--chunks {plan.chunks[-1]}: a step has at most {engine.step_tokens} tokens "
@@ -138,6 +145,7 @@ def _time_step(engine: TimedEngine, context: Sequence[int], chunk: int) -> float
 
 def shape_of(engine: TimedEngine) -> Shape:
     """Ask the engine before it is closed. UsageError if the plugin steps back with this model or configuration."""
+    from vllm_pensieve.cache_groups import block_bytes
     from vllm_pensieve.scheduler.costs import profile_key
 
     because = engine.scheduler.plain_prefixes_because
@@ -150,7 +158,7 @@ def shape_of(engine: TimedEngine) -> Shape:
         model=engine.config.model_config.model,
         block_tokens=engine.block_size,
         layers=layers,
-        block_bytes=layers * group.kv_cache_spec.page_size_bytes,
+        block_bytes=block_bytes(engine.scheduler.kv_cache_config),
         device=engine.config.device_config.device_type,
     )
 

@@ -26,10 +26,17 @@ class RequestRecord:
     cached_tokens: int = 0
     output_tokens: int = 0
     ttft_s: float | None = None
-    """Seconds from sending to the first piece of text."""
+    """Seconds from sending to the first token, of thoughts as well as of the answer."""
     e2e_s: float | None = None
     """Seconds from sending to the end of the stream."""
     output_sha256: str | None = None
+    """Of all that was generated, thoughts included."""
+    unmatched_tokens: int = 0
+    """Tokens that the turn before left computed, prompt and reply, and that this prompt does not repeat: from where the
+    reply became other tokens when it was sent back, or the chat template changed what was said.
+    """
+    reasoning_only: bool = False
+    """Whether the reply is thoughts without an answer."""
     error: str | None = None
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from vllm_pensieve.bench.checks import (
     check_memory_and_runs,
     reply_tokens,
 )
-from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
+from vllm_pensieve.bench.fit import longest_sequence
+from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
 from vllm_pensieve.bench.options import (
     MESSAGE_OVERHEAD_TOKENS,
     RunOptions,
@@ -28,10 +28,10 @@ from vllm_pensieve.bench.options import (
 )
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.workloads.clients import GENERATED
-from vllm_pensieve.workloads.dataset import DatasetLimits, Dialogue, sample_dataset
+from vllm_pensieve.workloads.dataset import Dataset, DatasetLimits, sample_dataset
 from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.generated import generated_chats
-from vllm_pensieve.workloads.sharegpt import load_chats
+from vllm_pensieve.workloads.sharegpt import HINT, SHORT_NAMES, load_chats
 from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
 
 MEMORY = MemoryShares(gpu=0.6, cpu=1.0)
@@ -47,6 +47,7 @@ class ShareGptOptions(RunOptions):
 
     out: Path = Path("out/sharegpt")
     dataset: str = "sharegpt"
+    strict: bool = False
     num_conversations: int = 24
     min_turns: int = 2
     max_turns: int | None = 10
@@ -61,12 +62,14 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
     """Return the plan. Raises UsageError for everything that cannot be done as asked."""
     _check(options)
     check_run(options)
-    limits = _limits(options)
-    counter = token_counter(options.model)
-    dialogues = _dialogues(options, counter)
-    sample = sample_dataset(options.dataset, dialogues, limits, options.seed, counter.count)
-    conversations = sample.conversations
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, MEMORY)
+    asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
+    longest, _ = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
+    limits = _limits(options, longest)
+    counter = token_counter(options.model)
+    dataset, dataset_notes = _dataset(options, counter)
+    sample = sample_dataset(dataset, limits, options.seed, counter.count)
+    conversations = sample.conversations
     memory = choose_memory(
         asked, options.model, options.modes, conversations, options.users, options.server_options
     )
@@ -75,7 +78,7 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
         concurrency=options.users,
         description={
             "name": "sharegpt",
-            **describe_sample(options.dataset, sample),
+            **describe_sample(dataset.source, sample),
             "conversations_asked_for": options.num_conversations,
             "min_turns": options.min_turns,
             "max_turns": options.max_turns,
@@ -83,6 +86,8 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
             "think_time_s": options.request_interval_s,
         },
         shorten="use a smaller --max-turns or --max-new-tokens",
+        longest_sequence=longest,
+        notes=(*memory_notes, *dataset_notes),
     )
     return plan_run(options, memory, workload)
 
@@ -103,22 +108,34 @@ def _check(options: ShareGptOptions) -> None:
         )
 
 
-def _limits(options: ShareGptOptions) -> DatasetLimits:
+def _limits(options: ShareGptOptions, longest: int | None) -> DatasetLimits:
+    context = dataset_context(options)
     return DatasetLimits(
         sessions=options.num_conversations,
         turns=options.max_turns,
         output_tokens=None,
         think_time_s=options.request_interval_s,
-        max_context_tokens=dataset_context(options),
+        max_context_tokens=min(context, longest or context),
         message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
         min_turns=options.min_turns,
         max_output_tokens=reply_tokens(options.max_new_tokens, 0) or None,
     )
 
 
-def _dialogues(options: ShareGptOptions, counter: TokenCounter) -> Sequence[Dialogue]:
-    if options.dataset == GENERATED:
-        return generated_chats(
-            options.num_conversations, options.seed, counter, min_turns=options.min_turns
-        )
-    return load_chats(options.dataset)
+def _dataset(options: ShareGptOptions, counter: TokenCounter) -> tuple[Dataset, tuple[str, ...]]:
+    """The data set, or generated texts in place of ShareGPT where there is no hub, with a line that says so."""
+    notes: tuple[str, ...] = ()
+    if options.dataset != GENERATED:
+        try:
+            return load_chats(options.dataset, options.strict), ()
+        except UsageError as error:
+            if options.dataset not in SHORT_NAMES:
+                raise
+            why = str(error).removesuffix(f" {HINT}.").removesuffix(".")
+            notes = (
+                f"ShareGPT cannot be had here ({why}); the texts are generated, with its means of turns and tokens",
+            )
+    made = generated_chats(
+        options.num_conversations, options.seed, counter, min_turns=options.min_turns
+    )
+    return Dataset(GENERATED, made), notes

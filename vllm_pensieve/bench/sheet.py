@@ -53,10 +53,14 @@ def make_sheet(summary: dict[str, Any]) -> str:
         f"```\n{summary['command']}\n```\n",
         _section("Set-up", _table(("", ""), _set_up(summary))),
         _section("Expected and measured", _expected(summary)),
-        _section("By mode", _table(("mode", *TIMES), _by_mode(summary["modes"]))),
-        _section("By class of user", _table(("class", "mode", *TIMES), _by_class(summary))),
+        _section("By mode", _table(("mode", "missing", *TIMES), _by_mode(summary["modes"]))),
+        _section(
+            "By class of user",
+            _table(("class", "mode", *TIMES, "prompt tokens from a cache"), _by_class(summary)),
+        ),
         _section("By turn", _by_turn(summary)),
         _section("Where prompt tokens came from", _hit_rates(summary["modes"])),
+        _section("Cache and batches", _cache(summary["modes"])),
         _section("Speed-ups", _speedups(summary["speedup"])),
         _section("Remarks", "".join(f"- {remark}\n" for remark in _remarks(summary))),
     ]
@@ -121,19 +125,19 @@ def _times(numbers: dict[str, Any]) -> list[str]:
 
 
 def _by_mode(modes: dict[str, Any]) -> list[list[str]]:
-    return [[name, *_times(numbers)] for name, numbers in modes.items()]
+    return [[name, str(numbers["missing"]), *_times(numbers)] for name, numbers in modes.items()]
 
 
 def _by_class(summary: dict[str, Any]) -> list[list[str]]:
     return [
-        [user_class, name, *_times(own)]
+        [user_class, name, *_times(own), _percent(own["cached_share"])]
         for name, numbers in summary["modes"].items()
         for user_class, own in numbers.get("by_class", {}).items()
     ]
 
 
 def _by_turn(summary: dict[str, Any]) -> str:
-    """Mean TTFT of each mode, and each speed-up of the plugin."""
+    """Mean TTFT of each mode, of how many requests (in the mode that answered fewest), and each speed-up."""
     modes = summary["modes"]
     pairs = {pair: s for pair, s in summary["speedup"].items() if pair.startswith(f"{SUBJECT}/")}
     turns = max((len(numbers["ttft_s"]["by_turn"]) for numbers in modes.values()), default=0)
@@ -141,8 +145,10 @@ def _by_turn(summary: dict[str, Any]) -> str:
     for index in range(turns):
         means = [_at(numbers["ttft_s"]["by_turn"], index) for numbers in modes.values()]
         better = [_at(speedup["ttft_by_turn"], index) for speedup in pairs.values()]
-        rows.append([str(index + 1), *map(_seconds, means), *map(_factor, better)])
-    return _table(("turn", *(f"{name}, mean TTFT" for name in modes), *pairs), rows)
+        answered = [_at(n["ttft_s"]["requests_by_turn"], index) or 0 for n in modes.values()]
+        fewest = str(min(answered))
+        rows.append([str(index + 1), fewest, *map(_seconds, means), *map(_factor, better)])
+    return _table(("turn", "n", *(f"{name}, mean TTFT" for name in modes), *pairs), rows)
 
 
 def _hit_rates(modes: dict[str, Any]) -> str:
@@ -155,6 +161,31 @@ def _hit_rates(modes: dict[str, Any]) -> str:
     return _table(("mode", "prompt tokens", *headings), rows)
 
 
+def _cache(modes: dict[str, Any]) -> str:
+    """What the plugin did with its memory, and how many requests were answered at the same time."""
+    rows = []
+    for name, numbers in modes.items():
+        cache, batch = numbers["cache"], numbers["batch"]
+        evictions = cache.get("evictions", {})
+        counts = (evictions.get("host"), evictions.get("dropped"), cache.get("recoveries"))
+        rows.append(
+            [
+                name,
+                *(_gigabytes(cache.get(f"{tier}_gb")) for tier in ("gpu", "cpu")),
+                *("-" if count is None else str(count) for count in counts),
+                "-" if batch["mean"] is None else f"{batch['mean']:.2f}",
+                str(batch["most"]),
+            ]
+        )
+    usage = ("GPU cache usage", "CPU cache usage")
+    evictions = ("evictions to host memory", "evictions, dropped", "recoveries")
+    return _table(("mode", *usage, *evictions, "batch, mean", "batch, most"), rows)
+
+
+def _gigabytes(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g} GB"
+
+
 def _speedups(speedups: dict[str, Any]) -> str:
     keys = {
         "throughput": "throughput",
@@ -163,11 +194,16 @@ def _speedups(speedups: dict[str, Any]) -> str:
         "ttft_mean_turn5plus": "TTFT from turn 5 on",
     }
     rows = [
-        [pair, users, *(_factor(own[key]) for key in keys)]
+        [pair, users, str(own["requests"]), *(_factor_between(own, key) for key in keys)]
         for pair, speedup in speedups.items()
         for users, own in [("all", speedup), *speedup.get("by_class", {}).items()]
     ]
-    return _table(("mode/baseline", "users", *keys.values()), rows)
+    note = (
+        "\nIn brackets: where a TTFT factor lies in 95 % of resamplings of the conversations, and a throughput factor "
+        "in the repeats. Only requests that both modes answered count (n).\n"
+    )
+    table = _table(("mode/baseline", "users", "n", *keys.values()), rows)
+    return table and table + note
 
 
 def _expected(summary: dict[str, Any]) -> str:
@@ -193,7 +229,7 @@ def _expected(summary: dict[str, Any]) -> str:
 
 
 def _remarks(summary: dict[str, Any]) -> list[str]:
-    remarks = []
+    remarks = [*summary["workload"].get("notes", []), *summary["remarks"]]
     if summary["interrupted"]:
         remarks.append("interrupted: these are the requests that had finished")
     if summary["outputs_identical"]:
@@ -230,6 +266,12 @@ def _seconds(value: float | None) -> str:
 
 def _factor(value: float | None, missing: str = "-") -> str:
     return missing if value is None else f"{value:.2f}x"
+
+
+def _factor_between(speedup: dict[str, Any], key: str) -> str:
+    """A factor and the interval it may lie in, if there is one."""
+    between = speedup["throughput_range" if key == "throughput" else f"{key}_95"]
+    return _factor(speedup[key]) + (f" ({between[0]:.2f} to {between[1]:.2f})" if between else "")
 
 
 def _percent(value: float | None, missing: str = "-") -> str:

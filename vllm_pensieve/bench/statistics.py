@@ -1,10 +1,11 @@
-"""Pure functions from request records to the numbers of a summary."""
+"""Pure functions from request records to the numbers of one mode in a summary."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from vllm_pensieve.bench.records import RequestRecord
@@ -49,17 +50,25 @@ def mode_statistics(
     records: Iterable[RequestRecord],
     prompt_tokens: dict[str, int],
     classes: Mapping[str, str] | None = None,
+    asked: int | None = None,
 ) -> dict[str, Any]:
     """Return the numbers of one mode: requests, throughput, times in seconds, and prompt tokens by
     source with their shares of all.
 
-    Duration is from the first request sent to the last reply's end; think times are in it. `classes`
-    maps sessions to classes of users; with it, `by_class` has the same numbers of each class, with its
-    prompt tokens only as far as responses tell: all, and those taken from a cache in either memory.
+    `asked` is how many requests there should be (None: as many as there are records); `missing` are those of
+    them without an answer. Duration is from the first request sent to the last reply's end; think times are in
+    it. `classes` maps sessions to classes of users; with it, `by_class` has the same numbers of each class, with
+    its prompt tokens only as far as responses tell: all, and those taken from a cache in either memory.
     """
     records = list(records)
     total = prompt_tokens.get("total")
-    numbers = _request_statistics(records) | {
+    own = _request_statistics(records)
+    answered = own["requests"] - own["failed"]
+    numbers = own | {
+        "missing": (len(records) if asked is None else asked) - answered,
+        "first_turns_at_start": first_turns_at_start(records),
+        "reasoning_only": sum(record.reasoning_only for record in records),
+        "unmatched_tokens": _unmatched_tokens(records),
         "prompt_tokens": prompt_tokens,
         "prompt_shares": {
             source: tokens / total
@@ -87,35 +96,90 @@ def _class_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
     }
 
 
+def is_answered(record: RequestRecord) -> bool:
+    """Whether a reply came back, whole and as asked."""
+    return record.e2e_s is not None and record.ttft_s is not None
+
+
+def duration_s(records: Sequence[RequestRecord]) -> float:
+    """Return the seconds from the first of these answered requests sent to the end of the last reply; 0 for none."""
+    ends = [record.start_s + record.e2e_s for record in records if record.e2e_s is not None]
+    return max(ends) - min(record.start_s for record in records) if ends else 0.0
+
+
+def throughput_rps(records: Sequence[RequestRecord]) -> float:
+    """Return the answered requests a second; 0 for none."""
+    seconds = duration_s(records)
+    return len(records) / seconds if seconds else 0.0
+
+
+def first_turns_at_start(records: Sequence[RequestRecord]) -> int:
+    """Return how many first turns were sent before any reply began: they wait for each other, not for a cache."""
+    begun = [record.start_s + record.ttft_s for record in records if record.ttft_s is not None]
+    return (
+        sum(record.turn == 1 and record.start_s < min(begun) for record in records) if begun else 0
+    )
+
+
+def _unmatched_tokens(records: Sequence[RequestRecord]) -> dict[str, Any]:
+    """Tokens that prompts did not repeat of the turn before; see RequestRecord."""
+    turns = max((record.turn for record in records), default=0)
+    return {
+        "total": sum(record.unmatched_tokens for record in records),
+        "requests": sum(record.unmatched_tokens > 0 for record in records),
+        "by_turn": [
+            sum(record.unmatched_tokens for record in records if record.turn == number)
+            for number in range(1, turns + 1)
+        ],
+    }
+
+
 def _request_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
-    done = [record for record in records if record.e2e_s is not None and record.ttft_s is not None]
-    ends = [record.start_s + record.e2e_s for record in done if record.e2e_s is not None]
-    duration_s = max(ends) - min(record.start_s for record in done) if done else 0.0
+    done = [record for record in records if is_answered(record)]
+    seconds = duration_s(done)
     output_tokens = sum(record.output_tokens for record in done)
     ttft = [(record.turn, record.ttft_s) for record in done if record.ttft_s is not None]
     turns = max((turn for turn, _ in ttft), default=0)
+    by_turn = [[value for turn, value in ttft if turn == number] for number in range(1, turns + 1)]
     return {
         "requests": len(records),
         "failed": len(records) - len(done),
-        "duration_s": duration_s,
-        "throughput_rps": len(done) / duration_s if duration_s else 0.0,
-        "output_tok_s": output_tokens / duration_s if duration_s else 0.0,
+        "duration_s": seconds,
+        "throughput_rps": throughput_rps(done),
+        "output_tok_s": output_tokens / seconds if seconds else 0.0,
         "ttft_s": spread([value for _, value in ttft])
         | {
-            "by_turn": [
-                mean([value for turn, value in ttft if turn == number])
-                for number in range(1, turns + 1)
-            ],
-            "requests_by_turn": [
-                sum(turn == number for turn, _ in ttft) for number in range(1, turns + 1)
-            ],
+            "by_turn": [mean(values) for values in by_turn],
+            "by_turn_p10": [percentile(values, 10) if values else None for values in by_turn],
+            "by_turn_p90": [percentile(values, 90) if values else None for values in by_turn],
+            "requests_by_turn": [len(values) for values in by_turn],
             "mean_returning": mean([value for turn, value in ttft if turn > 1]),
             "mean_turn5plus": mean([value for turn, value in ttft if turn >= LATE_TURN]),
         },
         "e2e_s": spread([record.e2e_s for record in done if record.e2e_s is not None]),
         "tpot_s": spread([record.tpot_s for record in done if record.tpot_s is not None]),
         "output_tokens": output_tokens,
+        "batch": batch_sizes(done),
     }
+
+
+def batch_sizes(records: Sequence[RequestRecord]) -> dict[str, float | None]:
+    """Return how many requests were being answered at the same time: the mean while any was, and the most."""
+    changes = sorted(
+        change
+        for record in records
+        if record.e2e_s is not None
+        for change in ((record.start_s, 1), (record.start_s + record.e2e_s, -1))
+    )
+    busy_s = request_s = 0.0
+    most = running = 0
+    for (time_s, change), (next_s, _) in pairwise([*changes, (math.inf, 0)]):
+        running += change
+        most = max(most, running)
+        if running and next_s < math.inf:
+            busy_s += next_s - time_s
+            request_s += running * (next_s - time_s)
+    return {"mean": request_s / busy_s if busy_s else None, "most": most}
 
 
 def median_of(repeats: Sequence[Any]) -> Any:
@@ -142,44 +206,6 @@ def median_of(repeats: Sequence[Any]) -> Any:
         result = statistics.median(value for value in repeats if value is not None)
         return int(result) if isinstance(first, int) and float(result).is_integer() else result
     return first
-
-
-def speedups(modes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return, for every mode over every baseline before it, how many times better it is (above 1: better).
-
-    Names are `mode/baseline`.
-    """
-    names = list(modes)
-    baselines = [name for name in BASELINES if name in modes]
-    order = baselines + [name for name in names if name not in baselines]
-    result = {}
-    for baseline in baselines:
-        for name in order[order.index(baseline) + 1 :]:
-            result[f"{name}/{baseline}"] = _speedup(modes[name], modes[baseline])
-    return result
-
-
-def _speedup(mode: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
-    ours, theirs = mode["ttft_s"], baseline["ttft_s"]
-    result: dict[str, Any] = {
-        "throughput": _ratio(mode["throughput_rps"], baseline["throughput_rps"]),
-        "ttft_mean": _ratio(theirs["mean"], ours["mean"]),
-        "ttft_mean_returning": _ratio(theirs["mean_returning"], ours["mean_returning"]),
-        "ttft_mean_turn5plus": _ratio(theirs["mean_turn5plus"], ours["mean_turn5plus"]),
-        "ttft_by_turn": [
-            _ratio(base, own) for own, base in zip(ours["by_turn"], theirs["by_turn"], strict=False)
-        ],
-    }
-    if "by_class" in mode:
-        result["by_class"] = {
-            name: _speedup(numbers, baseline["by_class"][name])
-            for name, numbers in mode["by_class"].items()
-        }
-    return result
-
-
-def _ratio(numerator: float | None, denominator: float | None) -> float | None:
-    return numerator / denominator if numerator is not None and denominator else None
 
 
 def outputs_differing(outputs: dict[str, dict[tuple[str, int], str]]) -> dict[str, int]:

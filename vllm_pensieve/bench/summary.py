@@ -11,7 +11,9 @@ from typing import Any
 from vllm_pensieve.bench.compare import ModeRun
 from vllm_pensieve.bench.machine import describe_machine, describe_versions
 from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
-from vllm_pensieve.bench.statistics import median_of, mode_statistics, outputs_differing, speedups
+from vllm_pensieve.bench.remarks import remarks
+from vllm_pensieve.bench.speedups import speedups
+from vllm_pensieve.bench.statistics import median_of, mode_statistics, outputs_differing
 
 SCHEMA = 1
 RESULT_NAMES = (
@@ -19,6 +21,7 @@ RESULT_NAMES = (
     "requests.jsonl",
     "logs",
     "ttft_by_turn.png",
+    "ttft_by_class.png",
     "throughput.png",
     "prompt_tokens_by_source.png",
 )
@@ -29,15 +32,16 @@ def build_summary(
 ) -> dict[str, Any]:
     """Return the summary of the runs so far; `command` is the one that made them.
 
-    Numbers of a mode are medians over its repeats; `repeats` holds each of them.
+    Numbers of a mode are medians over its repeats; `repeats` holds each of them. `remarks` says what one should know
+    before believing them.
     """
     by_mode = {
         mode.name: [run for run in runs if run.mode is mode and run.records] for mode in plan.modes
     }
     repeats = {
         name: [
-            mode_statistics(run.records, run.prompt_tokens, plan.classes)
-            | {"start_up_s": run.start_up_s}
+            mode_statistics(run.records, run.prompt_tokens, plan.classes, plan.requests)
+            | {"start_up_s": run.start_up_s, "cache": run.cache}
             for run in mode_runs
         ]
         for name, mode_runs in by_mode.items()
@@ -51,7 +55,7 @@ def build_summary(
             if mode_runs and _outputs(mode_runs[0])
         }
     )
-    return {
+    summary: dict[str, Any] = {
         "schema": SCHEMA,
         "date": date,
         "command": command,
@@ -62,9 +66,12 @@ def build_summary(
         "outputs_identical": not any(differing.values()) if differing else None,
         "outputs_differing": differing,
         "modes": modes,
-        "speedup": speedups(modes),
+        "speedup": speedups(
+            {name: [run.records for run in by_mode[name]] for name in modes}, plan.classes
+        ),
         "repeats": repeats,
         "servers": {run.mode.name: _server(run) for run in runs if run.repeat == 0},
+        "stepped_back": {run.mode.name: run.stepped_back for run in runs if run.stepped_back},
         "unavailable": {
             run.mode.name: run.failure.reason or str(run.failure)
             for run in runs
@@ -76,6 +83,7 @@ def build_summary(
             if not run.unavailable and (run.failure or any(record.error for record in run.records))
         ],
     }
+    return summary | {"remarks": remarks(summary)}
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:

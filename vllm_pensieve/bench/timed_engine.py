@@ -99,8 +99,10 @@ def start_engine(options: EngineOptions, settings: dict[str, Any]) -> LLMEngine:
 def _engine_config(options: EngineOptions, settings: dict[str, Any]) -> VllmConfig:
     from vllm.platforms import current_platform
 
-    arguments = parse_engine_arguments(options.vllm_options)
-    arguments.model = resolve_model(options.model)
+    # The model is among the options, else vLLM would look up a default one of its own, on the hub.
+    arguments = parse_engine_arguments(
+        ("--model", resolve_model(options.model), *options.vllm_options)
+    )
     arguments.dtype = options.dtype
     arguments.tensor_parallel_size = options.tensor_parallel_size
     arguments.max_model_len = options.max_context

@@ -15,8 +15,8 @@ from vllm_pensieve.bench.checks import (
     check_memory_and_runs,
     reply_tokens,
 )
-from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
-from vllm_pensieve.bench.model_files import context_limit
+from vllm_pensieve.bench.fit import fit_turns, longest_sequence
+from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
 from vllm_pensieve.bench.options import (
     MESSAGE_OVERHEAD_TOKENS,
     RunOptions,
@@ -50,8 +50,11 @@ class UsersPreset:
 PRESETS = {
     "fast": UsersPreset(6, 4, 2.5, 1500, 24, MemoryShares(gpu=0.75, cpu=0.6)),
     "stress": UsersPreset(12, 10, 4.0, 2500, 32, MemoryShares(gpu=0.5, cpu=0.5)),
+    "guide": UsersPreset(1, 10, 0.5, 1500, 32, MemoryShares(gpu=0.75, cpu=0.6)),
 }
-"""`fast` is done in minutes. `stress` has GPU and host memory for a part of all histories only."""
+"""`fast` is done in minutes. `stress` has GPU and host memory for a part of all histories only. `guide` is what the
+Pensieve guide has for its bare command.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +77,22 @@ class UsersOptions(RunOptions):
 
 def plan_users(options: UsersOptions) -> ComparePlan:
     """Return the plan. Raises UsageError for everything that cannot be done as asked."""
-    _check(options)
+    check_users(options)
     check_run(options)
-    preset = PRESETS[options.preset]
-    spec = _spec(options, preset)
-    _check_context(spec, options)
+    spec = users_spec(options)
+    shares = PRESETS[options.preset].memory
+    asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, shares)
+    asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
+    limit, what = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
+    spec, notes = fit_turns(spec, limit, what, turn_tokens(spec), MESSAGE_OVERHEAD_TOKENS)
     users = generate_users(spec, options.seed, token_counter(options.model).characters)
-    conversations = [user.conversation for user in users]
-    asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, preset.memory)
+    # All first conversations, then all second ones: each waits for its user's one before.
+    conversations = [
+        user.conversations[which]
+        for which in range(max(len(user.conversations) for user in users))
+        for user in users
+        if which < len(user.conversations)
+    ]
     memory = choose_memory(
         asked, options.model, options.modes, conversations, len(users), options.server_options
     )
@@ -94,13 +105,19 @@ def plan_users(options: UsersOptions) -> ComparePlan:
             "users": [_describe(user) for user in users],
         },
         shorten=SHORTEN,
-        classes={user.conversation.session_id: user.user_class.name for user in users},
+        classes={
+            conversation.session_id: user.user_class.name
+            for user in users
+            for conversation in user.conversations
+        },
+        longest_sequence=limit,
+        notes=(*memory_notes, *notes),
     )
     return plan_run(options, memory, workload)
 
 
-def _check(options: UsersOptions) -> None:
-    """Refuse numbers out of range, so that nothing is generated from them."""
+def check_users(options: UsersOptions) -> None:
+    """Refuse numbers out of range, so that nothing is generated from them. Raises UsageError."""
     if options.preset not in PRESETS:
         raise UsageError(f"--preset {options.preset!r} is unknown; there are: {', '.join(PRESETS)}")
     check_count("--users", options.users, 1, MOST_USERS)
@@ -111,7 +128,9 @@ def _check(options: UsersOptions) -> None:
     check_memory_and_runs(options, options.gpu_cache_gb, options.cpu_cache_gb)
 
 
-def _spec(options: UsersOptions, preset: UsersPreset) -> WorkloadSpec:
+def users_spec(options: UsersOptions) -> WorkloadSpec:
+    """Return the conversations as asked for, whatever the model holds."""
+    preset = PRESETS[options.preset]
     users = preset.users if options.users is None else options.users
     history = preset.history_tokens if options.history_tokens is None else options.history_tokens
     interval_s = options.request_interval_s
@@ -127,23 +146,17 @@ def _spec(options: UsersOptions, preset: UsersPreset) -> WorkloadSpec:
     )
 
 
-def _check_context(spec: WorkloadSpec, options: UsersOptions) -> None:
-    """Refuse conversations that outgrow the context before their texts are generated."""
-    turns = spec.turns or 1
-    needed = spec.history_tokens + turns * (INPUT_TOKENS + (spec.output_tokens or 0))
-    needed += (2 * turns + 1) * MESSAGE_OVERHEAD_TOKENS
-    limit = context_limit(options.model)
-    if limit is not None and needed > limit:
-        raise UsageError(
-            f"a conversation grows to about {needed} tokens, the context is {limit}; {SHORTEN}"
-        )
+def turn_tokens(spec: WorkloadSpec) -> int:
+    """Return the tokens of a message and its reply, with what a chat template adds."""
+    return INPUT_TOKENS + (spec.output_tokens or 0) + 2 * MESSAGE_OVERHEAD_TOKENS
 
 
 def _describe(user: User) -> dict[str, object]:
-    turns = user.conversation.turns
+    turns = [turn for conversation in user.conversations for turn in conversation.turns]
     return {
-        "session": user.conversation.session_id,
+        "sessions": [conversation.session_id for conversation in user.conversations],
         "class": user.user_class.name,
+        "meaning": user.user_class.meaning,
         "pause_s": user.pause_s,
         "turns": len(turns),
         "input_tokens": sum(turn.input_tokens for turn in turns),

@@ -9,6 +9,8 @@ import typer
 from vllm_pensieve.cli.bench import app as bench_app
 from vllm_pensieve.cli.chat import chat as chat_command
 from vllm_pensieve.cli.compare import compare as compare_command
+from vllm_pensieve.cli.demo import demo as demo_command
+from vllm_pensieve.cli.guide import BareCommand
 from vllm_pensieve.cli.guide import guide as guide_options
 from vllm_pensieve.cli.profile import profile as profile_command
 from vllm_pensieve.cli.report import report as report_command
@@ -22,10 +24,12 @@ INTERRUPTED_STATUS = 130
 
 app = typer.Typer(
     name="pensieve",
+    cls=BareCommand,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.callback(invoke_without_command=True)(guide_options)
+app.command("demo")(demo_command)
 app.command("serve", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
     serve_command
 )
@@ -59,5 +63,5 @@ def main(command: typer.Typer = app, name: str | None = "pensieve") -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"pensieve: {message}", file=sys.stderr)
+    print(f"pensieve: {message.removeprefix('pensieve: ')}", file=sys.stderr)
     return USAGE_STATUS

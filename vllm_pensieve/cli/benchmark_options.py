@@ -33,6 +33,9 @@ CpuCache = Annotated[
         "without it, a part of what all conversations that go on at a time need.",
     ),
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first bad record of the data set.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N.")]
 Repeat = Annotated[
     int, typer.Option(help="Measure all modes so many times, in turn, and report medians.")

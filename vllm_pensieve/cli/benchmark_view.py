@@ -14,32 +14,63 @@ from rich.table import Table
 from vllm_pensieve.bench.counters import SOURCES
 from vllm_pensieve.bench.plan import GB, GIB
 from vllm_pensieve.bench.statistics import STOCK, SUBJECT
-from vllm_pensieve.cli.view import seconds
+from vllm_pensieve.cli.numbers import seconds
 
 TAIL_CAPTION = (
     "TTFT: mean; tail: 99th percentile of the time from sending a request to the end of its reply"
+)
+CACHE_CAPTION = (
+    "batch: requests answered at the same time, mean and most; GPU GB, CPU GB: used at the end; to CPU, dropped: "
+    "blocks that left the GPU; recov.: requests with dropped blocks computed again; by class: "
+    "prompt tokens from a cache"
 )
 SHARES_CAPTION = (
     "resident and swapped are the GPU and CPU hit rates; recovered and new are computed"
 )
 
 
-def client_table(workload: dict[str, Any]) -> Table:
-    """Return one row a user: class, mean pause, turns, tokens."""
-    memory = memory_text(workload).removeprefix(", ")
-    table = _table(f"{len(workload['users'])} users", "user", "class", caption=memory)
-    for heading in ("pause", "turns", "tokens in", "tokens out"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for number, user in enumerate(workload["users"], start=1):
-        table.add_row(
-            str(number),
-            user["class"],
-            f"{user['pause_s']:.1f} s",
-            str(user["turns"]),
-            f"{user['input_tokens']:,}",
-            f"{user['output_tokens']:,}",
+PHASES = {
+    "pensieve": "PENSIEVE (Concurrent Users with Hotness)",
+    "vllm": "vLLM BASELINE (Concurrent Users - Stateless, Same Hotness)",
+    "vllm-apc": "vLLM WITH PREFIX CACHING (Concurrent Users, Same Hotness)",
+}
+"""What the guide calls a mode; another one is called by its name."""
+
+
+def users_line(workload: dict[str, Any]) -> str:
+    """Return how many users there are, and the memory of each server."""
+    users = workload["users"]
+    number = "1 user" if len(users) == 1 else f"{len(users)} users"
+    turns = f"{workload['turns']} turns a conversation" if workload["turns"] != 1 else "1 turn"
+    text = f" after a text of {workload['history_tokens']:,} tokens"
+    return (
+        f"{number}, {turns}{text if workload['history_tokens'] else ''}, "
+        f"{workload['requests']} requests a mode{memory_text(workload)}"
+    )
+
+
+def client_lines(workload: dict[str, Any]) -> Iterator[str]:
+    """Yield one line a user, from 0 as in the guide: class, mean pause, what is asked and answered."""
+    for number, user in enumerate(workload["users"]):
+        kind = f"{user['class']} ({user['meaning']})"
+        yield (
+            f"  Client {number}: {kind:<18} interval={exact_seconds(user['pause_s'])}  "
+            f"{user['turns']} turns, {user['input_tokens']:,} tokens in, {user['output_tokens']:,} out"
         )
-    return table
+
+
+def exact_seconds(value: float) -> str:
+    """Return a pause with two digits after the point, or as many as it needs."""
+    short = f"{value:.2f}"
+    return f"{short}s" if abs(float(short) - value) < 1e-9 else f"{value:.6g}s"
+
+
+def phase_lines(workload: dict[str, Any], mode: str, number: int) -> Iterator[str]:
+    """Yield the heading of a mode, the `number`th from 1, and who talks; nothing but for several users with classes."""
+    if len(workload.get("users", ())) > 1:
+        yield ""
+        yield f"PHASE {number}: {PHASES.get(mode, f'{mode} (Concurrent Users, Same Hotness)')}"
+        yield from client_lines(workload)
 
 
 def dataset_line(workload: dict[str, Any]) -> str:
@@ -80,6 +111,8 @@ def details(summary: dict[str, Any]) -> Iterator[Table]:
         yield _by_turn(pairs)
     if any(numbers["prompt_shares"] for numbers in modes.values()):
         yield _shares(modes)
+    if modes:
+        yield _cache(modes)
 
 
 def _table(title: str, *left: str, caption: str | None = None) -> Table:
@@ -155,6 +188,37 @@ def _shares(modes: dict[str, Any]) -> Table:
             *(f"{shares[source]:.1%}" if source in shares else "-" for source in SOURCES),
         )
     return table
+
+
+def _cache(modes: dict[str, Any]) -> Table:
+    """One row a mode: batch sizes, what the plugin did with its memory, and the cached share of each class."""
+    table = _table("Cache and batches", "mode", caption=CACHE_CAPTION)
+    classes = list(next(iter(modes.values())).get("by_class", ()))
+    headings = ("batch", "GPU GB", "CPU GB", "to CPU", "dropped", "recov.")
+    for heading in (*headings, *classes):
+        table.add_column(heading, justify="right")
+    for name, numbers in modes.items():
+        cache, batch = numbers["cache"], numbers["batch"]
+        evictions = cache.get("evictions", {})
+        cells = [
+            "-" if batch["mean"] is None else f"{batch['mean']:.1f}/{batch['most']}",
+            _gb(cache.get("gpu_gb")),
+            _gb(cache.get("cpu_gb")),
+            _count(evictions.get("host")),
+            _count(evictions.get("dropped")),
+            _count(cache.get("recoveries")),
+        ]
+        shares = [numbers["by_class"][user_class]["cached_share"] for user_class in classes]
+        table.add_row(name, *cells, *("-" if s is None else f"{s:.0%}" for s in shares))
+    return table
+
+
+def _gb(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def _times_better(value: float | None) -> str:

@@ -74,8 +74,9 @@ def run(**options: object) -> None:
     terminal = sys.stdin.isatty()
     if terminal:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have ignored it
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
+    for stream in (sys.stdin, sys.stdout):  # what the terminal's encoding lacks is shown as a mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if terminal:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives input() line editing and history

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vllm_pensieve.cli.benchmark_options import Strict
 from vllm_pensieve.workloads.errors import UsageError
+
+DRAWN, RECORDED = "drawn", "recorded"
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 Dataset = Annotated[
     str | None,
     typer.Option(
-        help="Conversations: a file in ShareGPT form, a data set on the Hugging Face hub, or `generated`. By default "
-        "the hub's anon8231489123/ShareGPT_Vicuna_unfiltered, and where it cannot be had, generated ones."
+        help="Conversations: a file, OWNER/NAME of a data set on the Hugging Face hub, or `generated`. By default the "
+        "hub's anon8231489123/ShareGPT_Vicuna_unfiltered, and where it cannot be had, generated ones."
     ),
 ]
 Model = Annotated[
@@ -42,6 +45,14 @@ Rate = Annotated[
 ]
 ThinkTime = Annotated[
     float, typer.Option(min=0, help="Mean pause between turns of a conversation (exponential).")
+]
+Pauses = Annotated[
+    str,
+    typer.Option(
+        "--think-time",
+        help="`drawn`: with the mean of --think-time-s; `recorded`: as long as people took by the data set's times "
+        "(WildChat has them), drawn where it has none.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of choice, texts, lengths and times.")]
 Workload = Annotated[
@@ -91,6 +102,8 @@ def collect(
     kv_cache_gib: Annotated[float, typer.Option(min=0.001, help="KV memory of vLLM.")] = 1.0,
     requests_per_s: Rate = 4.0,
     think_time_s: ThinkTime = 5.0,
+    think_time: Pauses = DRAWN,
+    strict: Strict = False,
     seed: Seed = 0,
 ) -> None:
     """Play workloads into vLLM in this process and record what their prompts share.
@@ -114,6 +127,8 @@ def collect(
         requests_per_s,
         think_time_s,
         seed,
+        _recorded(think_time),
+        strict,
     )
     recordings = [
         Recording(
@@ -144,6 +159,8 @@ def events(
     max_prompt_tokens: MaxPrompt = 8192,
     requests_per_s: Rate = 4.0,
     think_time_s: ThinkTime = 5.0,
+    think_time: Pauses = DRAWN,
+    strict: Strict = False,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="File for the events; the standard output without it.")
@@ -163,6 +180,8 @@ def events(
         requests_per_s,
         think_time_s,
         seed,
+        _recorded(think_time),
+        strict,
     )
     made = in_order(
         [event for name in _workloads(workload, mode) for event in clients.requests(name).events]
@@ -187,14 +206,25 @@ def make_clients(
     requests_per_s: float,
     think_time_s: float,
     seed: int,
+    recorded_pauses: bool = False,
+    strict: bool = False,
 ) -> Clients:
     """The clients that these options describe."""
     from vllm_pensieve.workloads.clients import Clients
     from vllm_pensieve.workloads.events import ClientSpec
     from vllm_pensieve.workloads.tokens import token_counter
 
-    spec = ClientSpec(conversations, requests_per_s, think_time_s, max_prompt_tokens, seed)
-    return Clients(dataset, spec, token_counter(model), lambda text: _note(console, text))
+    spec = ClientSpec(
+        conversations, requests_per_s, think_time_s, max_prompt_tokens, seed, recorded_pauses
+    )
+    counter = token_counter(model)
+    return Clients(dataset, spec, counter, lambda text: _note(console, text), strict)
+
+
+def _recorded(think_time: str) -> bool:
+    if think_time not in (DRAWN, RECORDED):
+        raise UsageError(f"--think-time {think_time!r}: choose one of {DRAWN}, {RECORDED}")
+    return think_time == RECORDED
 
 
 def prepare(console: Console, environment: MutableMapping[str, str]) -> None:

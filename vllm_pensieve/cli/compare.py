@@ -15,7 +15,7 @@ import typer
 
 from vllm_pensieve.bench.options import CompareOptions, make_plan
 from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
-from vllm_pensieve.cli.benchmark_options import Model, Modes, Sheet
+from vllm_pensieve.cli.benchmark_options import Model, Modes, Sheet, Strict
 from vllm_pensieve.config import MAX_NEW_TOKENS
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -41,9 +41,11 @@ def compare(
     dataset: Annotated[
         Path | None,
         typer.Option(
-            help="Conversations from a file in ShareGPT form (JSON or JSON lines, also .gz)."
+            help="Conversations from a file (JSON, JSON lines, Parquet; also .gz and .zst) or OWNER/NAME on the "
+            "Hugging Face hub."
         ),
     ] = None,
+    strict: Strict = False,
     sessions: Annotated[int | None, typer.Option(min=1, help="Conversations to replay.")] = None,
     turns: Annotated[
         int | None, typer.Option(min=1, help="Turns of each conversation (of a dataset: at most).")
@@ -85,14 +87,15 @@ def compare(
     """Measure vLLM with and without the plugin on the same conversations.
 
     Each mode's server runs alone, is driven over HTTP by streaming clients, and is stopped again.
-    Without options this is the demonstration: the built-in model, 8,192 tokens of history. Ctrl-C
-    stops the servers and keeps what was measured.
+    Without options the built-in model talks about texts of 8,192 tokens, with memory for all of them;
+    `pensieve demo` is a ready-made comparison with less memory. Ctrl-C stops the servers and keeps what was measured.
     """
     options = CompareOptions(
         model=model,
         modes=modes,
         workload=workload,
         dataset=dataset,
+        strict=strict,
         sessions=sessions,
         turns=turns,
         history_tokens=history_tokens,
@@ -116,17 +119,20 @@ def compare(
 def carry_out(
     plan: ComparePlan,
     details: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
+    closing: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
 ) -> int:
     """Run the comparison, write and print its results; return the exit status (1: something failed,
     130: interrupted).
 
-    details: makes from the summary what a benchmark prints beside the table of the modes.
+    details: makes from the summary what a benchmark prints after the table of the modes. closing: what is printed last
+    when every request was answered.
     """
     from vllm_pensieve.bench.compare import run_comparison
     from vllm_pensieve.bench.figures import draw_figures
+    from vllm_pensieve.bench.remarks import skipped_records
     from vllm_pensieve.bench.sheet import write_sheet
     from vllm_pensieve.bench.summary import build_summary, put_earlier_results_aside, write_summary
-    from vllm_pensieve.cli.view import ConsoleView, print_summary
+    from vllm_pensieve.cli.view import ConsoleView, print_lines, print_summary
 
     command = command_line()
     date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -134,6 +140,10 @@ def carry_out(
     with ConsoleView(plan) as view:
         if earlier:
             view.note(f"earlier results are now in {earlier}")
+        for note in plan.notes:
+            view.note(note)
+        for remark in skipped_records(plan.workload):
+            view.note(remark)
         runs = run_comparison(
             plan,
             view,
@@ -159,7 +169,10 @@ def carry_out(
     print_summary(summary, plan.out, files, details(summary))
     if summary["interrupted"]:
         return INTERRUPTED_STATUS
-    return FAILED_STATUS if summary["failures"] else 0
+    if summary["failures"]:
+        return FAILED_STATUS
+    print_lines(closing(summary))
+    return 0
 
 
 def command_line() -> str:

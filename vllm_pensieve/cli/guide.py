@@ -2,37 +2,78 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vllm_pensieve.workloads.errors import UsageError
 
 MODES = {
     "pensieve": "pensieve",
     "vllm": "vllm",
-    "compare": "vllm,vllm-apc,pensieve",
+    "compare": "pensieve,vllm,vllm-apc",
 }
-"""What the benchmarks measure in each mode."""
+"""What the benchmarks measure in each mode, in the guide's order."""
 
 DATASET_OPTIONS = ("num_conversations", "min_turns", "max_turns")
+USERS_OPTIONS = ("turns", "history_tokens", "preset")
+MEASURED = ("preset", "out", "sheet")
+"""Options that make a benchmark of a mode alone, which without them is a demonstration."""
+GUIDE_MODEL = "meta-llama/Meta-Llama-3-8B"
+REQUEST_INTERVAL_S, GPU_CACHE_GB, CPU_CACHE_GB = 0.5, 40, 100
+SERVER_OPTIONS = "pensieve.server_options"
+
+
+class BareCommand(TyperGroup):
+    """Commands, and options that stand without one; what is behind a `--` without a command is for vLLM."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words after `--` in the context unless they are a command's."""
+        if "--" in args:
+            own = args[: args.index("--")]
+            _, words, _ = self.make_parser(ctx).parse_args(list(own))
+            if not words:
+                ctx.meta[SERVER_OPTIONS] = args[len(own) + 1 :]
+                args = own
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
 
 def guide(
     context: typer.Context,
     mode: Annotated[
-        str | None, typer.Option(help="pensieve, vllm, or compare (both, and vllm-apc).")
+        str | None,
+        typer.Option(help="pensieve (the default), vllm, or compare (both, and vllm-apc)."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model name or folder (default: the built-in `demo`).")
+        str | None,
+        typer.Option(
+            help=f"Model name or folder (default: {GUIDE_MODEL} where it can be had, else `demo`)."
+        ),
     ] = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="`pensieve chat`.")] = False,
     num_concurrent_users: Annotated[
         int | None,
-        typer.Option(min=1, help="`pensieve bench users`: so many, a third each hot, warm, cold."),
+        typer.Option(
+            min=1,
+            help="`pensieve bench users`: so many, a third each hot, warm, cold (default: 1).",
+        ),
     ] = None,
     request_interval: Annotated[
-        float | None, typer.Option(min=0, help="Seconds between a reply and the next request.")
+        float | None,
+        typer.Option(min=0, help="Seconds between a reply and the next request (default: 0.5)."),
+    ] = None,
+    turns: Annotated[
+        int | None, typer.Option(min=1, help="Turns of a conversation (default: 10).")
+    ] = None,
+    history_tokens: Annotated[
+        int | None,
+        typer.Option(min=0, help="Text pasted into the first turn (default: 1500 tokens)."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Values that are not given: guide (default), fast, stress.")
     ] = None,
     dataset: Annotated[
         str | None,
@@ -54,15 +95,22 @@ def guide(
         float | None, typer.Option(metavar="GB", help="Host memory for blocks that leave it.")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length of a reply at most (or $MAX_NEW_TOKENS).")
+        int | None,
+        typer.Option(min=1, help="Length of a reply at most (or $MAX_NEW_TOKENS; default: 32)."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N (default: auto).")
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results of a benchmark.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.md", help="Write the results as a measurement sheet, too."),
+    ] = None,
 ) -> None:
     """Serve conversations with vLLM: keep a conversation's KV between its turns, and measure what that gains.
 
-    The options below stand without a command: they chat (--interactive) or run a benchmark, of users or of a data set.
+    The options below stand without a command: they chat (--interactive), show sessions and what the cache does for
+    them (--mode pensieve or vllm), or run a benchmark, of users or of a data set. What follows a -- is for vLLM.
     """
     given = {
         name: value
@@ -77,21 +125,42 @@ def guide(
             )
         return
     if not given:
-        print(context.get_help())
-        raise typer.Exit
+        _say("`pensieve --help` lists all options and commands")
+    server_options = tuple(context.meta.get(SERVER_OPTIONS, ()))
+    if "model" not in given:
+        given["model"] = _default_model()
     if interactive:
-        _chat(given)
+        _chat(given, server_options)
     else:
-        _bench(given)
+        _bench(given, server_options)
 
 
-def _chat(given: dict[str, Any]) -> None:
+def _default_model() -> str:
+    """The guide's where there is a GPU or its folder, and it can be had; else the demo model. Says which."""
+    from vllm_pensieve.bench.machine import is_cpu_build
+    from vllm_pensieve.bench.model_files import config_path
+
+    why = "needs a GPU"
+    if Path(GUIDE_MODEL).is_dir() or not is_cpu_build():
+        try:
+            config_path(GUIDE_MODEL)
+        except OSError:
+            why = "cannot be had here"
+        else:
+            return GUIDE_MODEL
+    _say(f"model: demo, since the guide's default, {GUIDE_MODEL}, {why}; --model names another")
+    return "demo"
+
+
+def _chat(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
+    from vllm_pensieve.bench.fit import fit_memory, machine_room
     from vllm_pensieve.cli.chat import run
 
     asked = {
         "mode": given.pop("mode", "pensieve"),
-        "model": given.pop("model", "demo"),
+        "model": given.pop("model"),
         "device": given.pop("device", "auto"),
+        "vllm_options": server_options,
     }
     del given["interactive"]
     names = {
@@ -106,26 +175,68 @@ def _chat(given: dict[str, Any]) -> None:
         )
     if asked["mode"] == "compare":
         raise UsageError("--mode compare measures; --interactive takes --mode pensieve or vllm")
+    sizes = asked.get("gpu_cache_gb"), asked.get("cpu_cache_gb")
+    if any(size and size > 0 for size in sizes):
+        fitted = fit_memory(*sizes, True, machine_room(asked["model"], server_options))
+        for note in fitted.notes:
+            _say(note)
+        fitted_sizes = {
+            "gpu_cache_gb": fitted.gpu_cache_gb,
+            "cpu_cache_gb": fitted.cpu_cache_gb,
+        }
+        asked |= {name: size for name, size in fitted_sizes.items() if size is not None}
     run(**asked)
 
 
-def _bench(given: dict[str, Any]) -> None:
-    mode = given.pop("mode", "compare")
+def _bench(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
+    # The guide's lines with a data set name no mode and expect what both modes gave.
+    mode = given.pop("mode", "compare" if "dataset" in given else "pensieve")
     if mode not in MODES:
-        raise UsageError(f"unknown --mode {mode!r}; there are: {', '.join(MODES)}")
-    given["modes"] = MODES[mode]
-    if "num_concurrent_users" in given:
-        given["users"] = given.pop("num_concurrent_users")
+        raise UsageError(f"unknown --mode {mode!r}; choose one of: {', '.join(MODES)}")
+    if "gpu_cache" not in given and "cpu_cache" not in given:
+        _say(
+            "memory: a part of what these conversations need, so that something has to leave it; "
+            f"the guide's sizes are --gpu-cache {GPU_CACHE_GB} --cpu-cache {CPU_CACHE_GB}"
+        )
+    given |= {"modes": MODES[mode], "users": given.pop("num_concurrent_users", 1)}
     if "dataset" in given:
-        from vllm_pensieve.cli.sharegpt import sharegpt
-
-        sharegpt(**given)
+        _dataset(given, server_options)
     for name in DATASET_OPTIONS:
         if name in given:
             raise UsageError(f"{_option(name)} is for a data set; name one with --dataset")
+    alone = mode != "compare" and given["users"] == 1
+    if alone and not any(name in given for name in MEASURED):
+        from vllm_pensieve.bench.users import UsersOptions
+        from vllm_pensieve.cli.demonstration import run as demonstrate
+
+        names = {
+            "request_interval": "request_interval_s",
+            "gpu_cache": "gpu_cache_gb",
+            "cpu_cache": "cpu_cache_gb",
+        }
+        options = {names.get(name, name): value for name, value in given.items()}
+        raise typer.Exit(
+            demonstrate(UsersOptions(preset="guide", server_options=server_options, **options))
+        )
     from vllm_pensieve.cli.users import users as bench_users
 
-    bench_users(**{"users": 1} | given)
+    bench_users(**{"preset": "guide"} | given, server_options=list(server_options))
+
+
+def _dataset(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
+    from vllm_pensieve.cli.sharegpt import sharegpt
+
+    for name in USERS_OPTIONS:
+        if name in given:
+            raise UsageError(
+                f"{_option(name)} is for generated conversations; a data set has its own, see --max-turns"
+            )
+    interval = {"request_interval": REQUEST_INTERVAL_S}
+    sharegpt(**interval | given, server_options=list(server_options))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _option(name: str) -> str:

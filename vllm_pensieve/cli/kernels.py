@@ -69,8 +69,8 @@ def kernels(
     if json is not None and not os.access(json.absolute().parent, os.W_OK):
         raise UsageError(f"--json {json}: its folder does not exist or cannot be written")
     from vllm_pensieve.bench.kernels.cases import KernelOptions
-    from vllm_pensieve.bench.kv_shape import BYTES_BY_DTYPE
     from vllm_pensieve.cli.bench import chosen, numbers
+    from vllm_pensieve.kv_shape import BYTES_BY_DTYPE
 
     options = KernelOptions(
         query_len=numbers("--query-len", query_len),
@@ -114,3 +114,10 @@ def _run(options: KernelOptions, json: Path | None) -> None:
         console.print(line, style="red", highlight=False, soft_wrap=True)
     if wrong:
         raise typer.Exit(WRONG_STATUS)
+    if options.verify:
+        results = sum(len(case["ways"]) for case in result["results"])
+        console.print(
+            f"Attention correctness check PASSED: {results} results equal dense attention",
+            highlight=False,
+            soft_wrap=True,
+        )

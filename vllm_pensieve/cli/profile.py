@@ -15,6 +15,7 @@ from vllm_pensieve.workloads.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vllm_pensieve.bench.profile import Plan
     from vllm_pensieve.bench.timed_engine import EngineOptions
     from vllm_pensieve.retention.profile import Profile
 
@@ -82,6 +83,7 @@ def profile(
     A server with the same model, number format and device takes the newest such profile by itself (setting
     `cost_profile`). --check exits with status 1 if a prediction is off by more than 15 %.
     """
+    from vllm_pensieve.bench.profile import Plan, contexts_up_to
     from vllm_pensieve.bench.timed_engine import (
         EngineOptions,
         check_vllm_options,
@@ -90,7 +92,9 @@ def profile(
 
     for path in (out, figure):
         _check_file(path)
-    sizes = _numbers(chunks or (CPU_CHUNKS if is_cpu_build() else GPU_CHUNKS))
+    plan = Plan(_numbers(chunks or (CPU_CHUNKS if is_cpu_build() else GPU_CHUNKS)), repeats)
+    if max_context is not None and not check:
+        contexts_up_to(max_context, plan.chunks[-1], 1)  # refuses what no engine could do
     check_vllm_options(vllm_options or ())
     prepare_environment(os.environ)
     options = EngineOptions(
@@ -102,24 +106,22 @@ def profile(
     )
     if check:
         raise typer.Exit(_check(options, out, host_cache, repeats))
-    _measure(options, sizes, repeats, host_cache, out, figure)
+    _measure(options, plan, host_cache, out, figure)
 
 
 def _measure(
     options: EngineOptions,
-    chunks: tuple[int, ...],
-    repeats: int,
+    plan: Plan,
     host_cache: float,
     out: Path | None,
     figure: Path | None,
 ) -> None:
     from rich.console import Console
 
-    from vllm_pensieve.bench.profile import Plan, complete_profile, measure_costs, shape_of
+    from vllm_pensieve.bench.profile import complete_profile, measure_costs, shape_of
     from vllm_pensieve.bench.timed_engine import TimedEngine, start_engine
 
     console = Console()
-    plan = Plan(chunks, repeats)
     with console.status("starting vLLM") as status:
         settings = {"cost_profile": "none", "host_cache_gib": host_cache}
         with quiet_start():

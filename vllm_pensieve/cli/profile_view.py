@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def curve_lines(profile: Profile) -> list[str]:
     lines = [
         f"a step's overhead: {1e3 * profile.step_s:.2f} ms and {1e6 * profile.step_s_per_context_token:.3f} us a token "
         f"of context ({measured.step(0) / measured.tokens_at_start(1):.0f} tokens without context)",
-        f"a token costs twice the first at {_depth(measured)} tokens; FLOPs say {_depth(analytic)}",
+        f"a token costs twice the first {_depth(measured)}; FLOPs say {_depth(analytic)}",
         f"copies of blocks: store {profile.store_bytes_per_s / 1e9:.2f} GB/s, "
         f"load {profile.load_bytes_per_s / 1e9:.2f} GB/s",
         f"largest difference between a timed step and the profile: {profile.measured.fit_error:.1%}",
@@ -65,7 +66,8 @@ def curve_lines(profile: Profile) -> list[str]:
 
 
 def _depth(costs: CostModel) -> str:
-    return f"{costs.depth_of_double_cost():,.0f}"
+    depth = costs.depth_of_double_cost()
+    return f"at {depth:,.0f} tokens" if math.isfinite(depth) else "nowhere"
 
 
 def check_table(comparisons: Sequence[Comparison]) -> Table:

@@ -19,6 +19,7 @@ from vllm_pensieve.cli.benchmark_options import (
     Seed,
     ServerOptions,
     Sheet,
+    Strict,
 )
 from vllm_pensieve.cli.compare import carry_out
 
@@ -29,11 +30,12 @@ def sharegpt(
     dataset: Annotated[
         str,
         typer.Option(
-            help="sharegpt (or sharegt), from the Hugging Face hub; another data set there; a file in ShareGPT "
-            "form (JSON or JSON lines, also .gz); or `generated`: texts made up, as many turns and tokens as "
-            "ShareGPT's on average."
+            help="sharegpt (or sharegt), from the Hugging Face hub; another data set there (OWNER/NAME); a file of "
+            "conversations (JSON, JSON lines, Parquet; also .gz and .zst); or `generated`: texts made up, as many "
+            "turns and tokens as ShareGPT's on average."
         ),
     ] = ShareGptOptions.dataset,
+    strict: Strict = ShareGptOptions.strict,
     num_conversations: Annotated[
         int, typer.Option(help="Conversations to replay, at most as many as there are.")
     ] = ShareGptOptions.num_conversations,
@@ -79,6 +81,7 @@ def sharegpt(
         model=model,
         modes=modes,
         dataset=dataset,
+        strict=strict,
         num_conversations=num_conversations,
         min_turns=min_turns,
         max_turns=max_turns,
@@ -108,5 +111,5 @@ def run(options: ShareGptOptions) -> int:
 
     plan = plan_sharegpt(options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    Console().print(dataset_line(plan.workload), highlight=False)
+    Console().print(dataset_line(plan.workload), highlight=False, soft_wrap=True)
     return carry_out(plan, details)

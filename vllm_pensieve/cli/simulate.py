@@ -14,11 +14,32 @@ if TYPE_CHECKING:
     from vllm_pensieve.analysis.simulate import Simulation
     from vllm_pensieve.trace.trace import Trace
 
+GIB = 2**30
+
+BlockTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens of a block, where the trace does not tell; or a multiple, to merge its blocks to.",
+    ),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CONFIG.json", help="Model whose KV sizes turn blocks into GiB: a config.json."
+    ),
+]
+BytesPerToken = Annotated[
+    int | None, typer.Option(min=1, help="KV bytes of a token, instead of --model.")
+]
+
 
 def simulate(
     trace: Annotated[
         Path,
-        typer.Argument(help="File, plain or .gz; or the PREFIX of PREFIX_requests.jsonl."),
+        typer.Argument(
+            help="File, plain or .gz; folder of sessions; or the PREFIX of PREFIX_requests.jsonl."
+        ),
     ],
     format_name: Annotated[
         str, typer.Option("--format", help="auto, pensieve, mooncake, bailian, kvct.")
@@ -26,7 +47,8 @@ def simulate(
     capacity: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated blocks, or percentages of the trace's unique blocks; 1%,5%,10% if not given."
+            help="Comma-separated blocks, percentages of the trace's unique blocks, or with --model or "
+            "--bytes-per-token sizes such as 10GiB; 1%,5%,10% if not given."
         ),
     ] = None,
     policy: Annotated[
@@ -40,7 +62,8 @@ def simulate(
         float | None,
         typer.Option(
             min=0,
-            help="A block at position i costs 1 + slope x i to compute again; 0.018 if not given.",
+            help="A block at position i costs 1 + slope x i to compute again; if not given, 0.018 for blocks of 512 "
+            "tokens and in proportion for others.",
         ),
     ] = None,
     cost_profile: Annotated[
@@ -51,7 +74,9 @@ def simulate(
     ] = None,
     cost_bucket_ratio: Annotated[
         float,
-        typer.Option(min=1, help="retention: blocks whose costs differ by less are equally dear."),
+        typer.Option(
+            min=1, help="retention: blocks whose costs differ by less count as equally expensive."
+        ),
     ] = 1.05,
     cache_workloads: Annotated[
         str | None,
@@ -64,13 +89,9 @@ def simulate(
         Path | None,
         typer.Option(metavar="PNG", help="Also simulate a range of capacities, and draw it."),
     ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="CONFIG.json", help="Model whose KV sizes give the curve a GiB axis."),
-    ] = None,
-    bytes_per_token: Annotated[
-        int | None, typer.Option(min=1, help="KV bytes of a token, instead of --model.")
-    ] = None,
+    model: Model = None,
+    bytes_per_token: BytesPerToken = None,
+    block_tokens: BlockTokens = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first bad line.")] = False,
     flat: Annotated[
         bool, typer.Option(help="Take each block access as a request of its own.")
@@ -92,11 +113,13 @@ def simulate(
     for out in (json_out, curve):
         check_writable(out)
     policies = parse_policies(policy)
-    loaded = read_trace(trace, format_name, strict)
+    loaded = read_trace(trace, format_name, strict, block_tokens)
     slope = _slope(loaded, cost_slope, cost_profile)
-    gib_per_block = _gib_per_block(loaded, model, bytes_per_token)
+    block_bytes = bytes_per_block(loaded, model, bytes_per_token)
     unique = loaded.unique_blocks
-    capacities = parse_capacities(capacity, unique) if capacity else default_capacities(unique)
+    capacities = (
+        parse_capacities(capacity, unique, block_bytes) if capacity else default_capacities(unique)
+    )
     simulation = Simulation(
         policies=policies,
         capacities=tuple(capacities),
@@ -110,28 +133,28 @@ def simulate(
     )
     print_trace(loaded)
     results = run(loaded, simulation)
-    print_results(results, loaded)
+    print_results(results, loaded, block_bytes)
     if json_out:
         json_out.write_text(json.dumps(to_json(loaded, results), indent=1) + "\n", encoding="utf-8")
         print(f"{json_out}: written")
     if curve:
         more = sorted({*capacities, *curve_capacities(unique)})
-        _draw_curve(loaded, simulation, tuple(more), gib_per_block, curve)
+        _draw_curve(loaded, simulation, tuple(more), block_bytes, curve)
 
 
 def _slope(trace: Trace, given: float | None, profile: Path | None) -> float:
-    from vllm_pensieve.analysis.policies.policy import Parameters
+    from vllm_pensieve.analysis.simulate import default_cost_slope
     from vllm_pensieve.retention.cost_model import cost_slope
     from vllm_pensieve.retention.profile import ProfileError, read_profile
 
     if profile is None:
-        return Parameters.cost_slope if given is None else given
+        return default_cost_slope(trace) if given is None else given
     if given is not None:
         raise UsageError("--cost-slope and --cost-profile say the same thing; give one of them")
     if trace.block_tokens is None:
         raise UsageError(
             f"{trace.name} does not tell how many tokens a block has, so a profile cannot price them; "
-            "name it PREFIX_b<tokens>_requests.jsonl, or give --cost-slope"
+            "give --block-tokens or --cost-slope"
         )
     try:
         costs = read_profile(profile).cost_model()
@@ -150,8 +173,13 @@ def check_writable(path: Path | None) -> None:
         raise UsageError(f"{path}: is a folder; name a file in it")
 
 
-def _gib_per_block(trace: Trace, model: Path | None, bytes_per_token: int | None) -> float | None:
-    from vllm_pensieve.analysis.capacity import kv_bytes_per_token
+def bytes_per_block(trace: Trace, model: Path | None, bytes_per_token: int | None) -> float | None:
+    """KV memory of a block of this trace; None if neither a model nor the bytes of a token are given.
+
+    Raises:
+        UsageError: both are, the model's file does not tell, or the trace does not tell how many tokens a block has.
+    """
+    from vllm_pensieve.kv_shape import kv_shape
 
     if model is None and bytes_per_token is None:
         return None
@@ -160,18 +188,21 @@ def _gib_per_block(trace: Trace, model: Path | None, bytes_per_token: int | None
     if trace.block_tokens is None:
         raise UsageError(
             f"{trace.name} does not tell how many tokens a block has, so blocks cannot be given in GiB; "
-            "name it PREFIX_b<tokens>_requests.jsonl"
+            "give --block-tokens"
         )
-    per_token = kv_bytes_per_token(model) if model is not None else bytes_per_token
-    assert per_token is not None
-    return per_token * trace.block_tokens / 2**30
+    if bytes_per_token is None:
+        try:
+            bytes_per_token = kv_shape(str(model)).bytes_per_token
+        except UsageError as error:
+            raise UsageError(f"{error}; or give --bytes-per-token instead") from error
+    return float(bytes_per_token * trace.block_tokens)
 
 
 def _draw_curve(
     trace: Trace,
     simulation: Simulation,
     capacities: tuple[int, ...],
-    gib_per_block: float | None,
+    block_bytes: float | None,
     out: Path,
 ) -> None:
     from dataclasses import replace
@@ -182,5 +213,6 @@ def _draw_curve(
 
     results = run(trace, replace(simulation, capacities=capacities))
     everything = total_cost(trace, simulation.parameters.cost_slope)
+    gib_per_block = None if block_bytes is None else block_bytes / GIB
     draw_capacity_curve(results, trace, everything, gib_per_block, out)
     print(f"{out}: drawn")

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from vllm_pensieve.analysis.simulate import Result
 from vllm_pensieve.trace.trace import Trace
+from vllm_pensieve.trace.wording import about_skipped, counted, skipped_loudly
 
 SHOWN_BAD_LINES = 3
 CAPTION = (
@@ -18,32 +19,36 @@ CAPTION = (
 
 
 def print_trace(trace: Trace) -> None:
-    """Print what was read, and which lines were not."""
+    """Print what was read, what is to be known of it, and which lines were left out."""
     console = Console()
     tokens = f" of {trace.block_tokens} tokens" if trace.block_tokens else ""
     console.print(
-        f"{escape(trace.name)} ({trace.format}): {trace.requests:,} requests, {trace.sessions:,} sessions, "
-        f"{trace.accesses:,} block lookups, {trace.unique_blocks:,} unique blocks{tokens}; "
+        f"{escape(trace.name)} ({trace.format}): {counted(trace.requests, 'request')}, "
+        f"{counted(trace.sessions, 'session')}, {counted(trace.accesses, 'block lookup')}, "
+        f"{counted(trace.unique_blocks, 'unique block')}{tokens}; "
         f"a cache without limit would hit {trace.infinite_hits / trace.accesses:.1%}",
         highlight=False,
         soft_wrap=True,
     )
+    for note in trace.notes:
+        console.print(f"note: {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
     if trace.skipped:
-        told = "; ".join(trace.skipped[:SHOWN_BAD_LINES])
         console.print(
-            f"{len(trace.skipped):,} bad lines skipped: {escape(told)}",
-            style="red",
+            escape(about_skipped(trace.skipped, trace.records, SHOWN_BAD_LINES)),
+            style="bold red" if skipped_loudly(trace.skipped, trace.records) else "red",
             highlight=False,
             soft_wrap=True,
         )
 
 
-def print_results(results: list[Result], trace: Trace) -> None:
-    """Print one row for each policy and capacity."""
+def print_results(
+    results: list[Result], trace: Trace, bytes_per_block: float | None = None
+) -> None:
+    """Print one row for each policy and capacity. bytes_per_block: KV memory of a block, for a column in GiB."""
     table = Table(caption=CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("policy", no_wrap=True)
-    headings = ("capacity", "of unique", "hits", "prefix hits", "cost", "cost, prefix")
-    for heading in headings:
+    sizes = () if bytes_per_block is None else ("GiB",)
+    for heading in ("capacity", *sizes, "of unique", "hits", "prefix hits", "cost", "cost, prefix"):
         table.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for result in results:
@@ -53,6 +58,11 @@ def print_results(results: list[Result], trace: Trace) -> None:
         table.add_row(
             result.policy,
             f"{result.capacity_blocks:,}",
+            *(
+                ()
+                if bytes_per_block is None
+                else (f"{result.capacity_blocks * bytes_per_block / 2**30:,.3g}",)
+            ),
             f"{result.capacity_blocks / trace.unique_blocks:.1%}",
             f"{result.hits_any / result.accesses:.2%}",
             f"{result.hits_prefix / result.accesses:.2%}",

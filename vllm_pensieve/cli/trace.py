@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vllm_pensieve.cli.collect import collect, events
-from vllm_pensieve.cli.simulate import check_writable
+from vllm_pensieve.cli.simulate import BlockTokens, check_writable
 from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,26 +39,37 @@ Capacity = Annotated[
 
 
 @app.command("summarize")
-def summarize_trace(prefix: Prefix, json_out: Json = None, strict: Strict = False) -> None:
+def summarize_trace(
+    prefix: Prefix,
+    json_out: Json = None,
+    strict: Strict = False,
+    block_tokens: BlockTokens = None,
+) -> None:
     """Print how much of the prompts was found in the cache, and how often blocks are used again."""
     from vllm_pensieve.analysis.summaries import read_prefix_stats
     from vllm_pensieve.cli.trace_view import print_summaries
 
     check_writable(json_out)
-    stats = read_prefix_stats(prefix, strict=strict)
+    stats = read_prefix_stats(prefix, strict=strict, block_tokens=block_tokens)
     print_summaries([stats])
     _write_summary([stats], json_out)
 
 
 @app.command("analyze")
-def analyze(prefix: Prefix, out: Out = None, json_out: Json = None, strict: Strict = False) -> None:
+def analyze(
+    prefix: Prefix,
+    out: Out = None,
+    json_out: Json = None,
+    strict: Strict = False,
+    block_tokens: BlockTokens = None,
+) -> None:
     """The summary, and the distributions as figures."""
     from vllm_pensieve.analysis.summaries import read_prefix_stats
     from vllm_pensieve.analysis.summary_figures import draw_reuse_cdfs
     from vllm_pensieve.cli.trace_view import print_summaries
 
     check_writable(json_out)
-    stats = read_prefix_stats(prefix, strict=strict)
+    stats = read_prefix_stats(prefix, strict=strict, block_tokens=block_tokens)
     print_summaries([stats])
     _write_summary([stats], json_out)
     _tell(draw_reuse_cdfs([stats], _folder(out, prefix.parent)))
@@ -75,17 +86,23 @@ def policies(
 ) -> None:
     """Hit rates of cache policies over a range of capacities, as a table and one figure a policy."""
     from vllm_pensieve.analysis.capacity import curve_capacities, parse_capacities
-    from vllm_pensieve.analysis.simulate import Simulation, parse_policies, simulate
+    from vllm_pensieve.analysis.policies.policy import Parameters
+    from vllm_pensieve.analysis.simulate import (
+        Simulation,
+        default_cost_slope,
+        parse_policies,
+        simulate,
+    )
     from vllm_pensieve.analysis.summaries import trace_label
     from vllm_pensieve.analysis.summary_figures import draw_cache_hits
     from vllm_pensieve.cli.simulate_view import print_results, print_trace
-    from vllm_pensieve.trace.combine import coarsen
 
     names = parse_policies(policy.lower())
-    trace = coarsen(_read_sized(prefix, block, strict), block)
+    trace = _read_sized(prefix, block, strict)
     unique = trace.unique_blocks
     capacities = parse_capacities(capacity, unique) if capacity else curve_capacities(unique)
-    results = simulate(trace, Simulation(names, tuple(capacities)))
+    parameters = Parameters(default_cost_slope(trace))
+    results = simulate(trace, Simulation(names, tuple(capacities), parameters))
     print_trace(trace)
     print_results(results, trace)
     folder = _folder(out, prefix.parent)
@@ -108,7 +125,13 @@ def analyze_all(
 ) -> None:
     """Summaries, distributions and hit rates of every trace in a folder."""
     from vllm_pensieve.analysis.capacity import curve_capacities
-    from vllm_pensieve.analysis.simulate import Simulation, parse_policies, simulate
+    from vllm_pensieve.analysis.policies.policy import Parameters
+    from vllm_pensieve.analysis.simulate import (
+        Simulation,
+        default_cost_slope,
+        parse_policies,
+        simulate,
+    )
     from vllm_pensieve.analysis.summaries import read_prefix_stats
     from vllm_pensieve.analysis.summary_figures import draw_cache_hits, draw_reuse_cdfs
     from vllm_pensieve.cli.trace_view import print_summaries
@@ -125,7 +148,8 @@ def analyze_all(
     for stats in all_stats:
         paths += draw_reuse_cdfs([stats], target)
         capacities = tuple(curve_capacities(stats.trace.unique_blocks))
-        results = simulate(stats.trace, Simulation(names, capacities))
+        parameters = Parameters(default_cost_slope(stats.trace))
+        results = simulate(stats.trace, Simulation(names, capacities, parameters))
         for name in names:
             paths.append(target / f"cache_hits_{stats.label}_{name}.png")
             own = [result for result in results if result.policy == name]
@@ -152,7 +176,7 @@ def mix(
     from vllm_pensieve.analysis.capacity import curve_capacities, parse_capacities
     from vllm_pensieve.analysis.mixed import mixed_to_json, simulate_mixed, worth_keeping
     from vllm_pensieve.analysis.policies.policy import Parameters
-    from vllm_pensieve.analysis.simulate import Simulation
+    from vllm_pensieve.analysis.simulate import Simulation, default_cost_slope
     from vllm_pensieve.analysis.summary_figures import draw_mixed
     from vllm_pensieve.cli.simulate_view import print_trace
     from vllm_pensieve.cli.trace_view import print_mixed
@@ -167,7 +191,7 @@ def mix(
     kept = tuple(cache_workloads.split(",")) if cache_workloads else worth_keeping(trace)
     unique = trace.unique_blocks
     capacities = parse_capacities(capacity, unique) if capacity else curve_capacities(unique)
-    parameters = Parameters(cached_workloads=kept)
+    parameters = Parameters(default_cost_slope(trace), cached_workloads=kept)
     results = simulate_mixed(trace, Simulation((), tuple(capacities), parameters))
     print_trace(trace)
     print_mixed(results, trace, kept)
@@ -197,7 +221,7 @@ def _read_sized(prefix: Path, block: int, strict: bool) -> Trace:
         path = find_trace(prefix)
     except TraceError:
         path = find_trace(prefix.with_name(f"{prefix.name}_b{block}"))
-    return read_trace(path, strict=strict)
+    return read_trace(path, strict=strict, block_tokens=block)
 
 
 def _of_block(traces: list[Trace], block: int | None, folder: Path) -> list[Trace]:

@@ -19,9 +19,9 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
 
 def _bandwidths(result: dict[str, Any]) -> Table:
     by_rows = any("rows_store_gb_s" in row for row in result["transfers"])
-    caption = "GB/s; share: of one plain copy of the same bytes in the same direction"
+    caption = "GB/s; share: of the speed of one plain copy of the same bytes in the same direction"
     if by_rows:
-        caption += "; by rows: memcpy of each row in the order given"
+        caption += "; rows: memcpy of each row in the order given"
     model = result["model"]
     table = Table(
         title=f"{model['name']}: {model['kv_bytes_per_token']} bytes a token in {model['layers']} layers, "
@@ -33,7 +33,7 @@ def _bandwidths(result: dict[str, Any]) -> Table:
     table.add_column("pattern", no_wrap=True)
     headings = ["tokens", "blocks", "MiB"]
     for direction in ("store", "load"):
-        headings += [direction, "share", "plain", *(["by rows"] if by_rows else [])]
+        headings += [direction, "share", *(["rows"] if by_rows else [])]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
@@ -57,7 +57,6 @@ def _cells(row: dict[str, Any], direction: str, by_rows: bool) -> list[str]:
     return [
         f"{row[f'{direction}_gb_s']:.1f}",
         f"{row[f'{direction}_share_of_plain']:.0%}",
-        f"{row[f'plain_{direction}_gb_s']:.1f}",
         *([f"{row[f'rows_{direction}_gb_s']:.1f}"] if by_rows else []),
     ]
 

@@ -30,7 +30,8 @@ def users(
         str,
         typer.Option(
             help="Values of the options that are not given. fast: few users, few turns, done in minutes. "
-            "stress: many users, 10 turns, long histories, memory for a part of them."
+            "stress: many users, 10 turns, long histories, memory for a part of them. "
+            "guide: one user, 10 turns, as the Pensieve guide has it."
         ),
     ] = UsersOptions.preset,
     users: Annotated[
@@ -38,7 +39,7 @@ def users(
         typer.Option(
             "--users",
             "--num-concurrent-users",
-            help="Users, all at the same time, each with one conversation.",
+            help="Users, all at the same time; of several, HOT ones have three conversations, WARM ones two.",
         ),
     ] = None,
     turns: Annotated[int | None, typer.Option(help="Turns of each conversation.")] = None,
@@ -102,9 +103,9 @@ def run(options: UsersOptions) -> int:
     """
     from rich.console import Console
 
-    from vllm_pensieve.cli.benchmark_view import client_table, details
+    from vllm_pensieve.cli.benchmark_view import details, users_line
 
     plan = plan_users(options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    Console().print(client_table(plan.workload), highlight=False)
+    Console().print(users_line(plan.workload), highlight=False, soft_wrap=True)
     return carry_out(plan, details)

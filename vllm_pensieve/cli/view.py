@@ -4,7 +4,9 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +28,12 @@ from vllm_pensieve.bench.compare import ModeRun
 from vllm_pensieve.bench.modes import Mode
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.remarks import stepped_back_remark
+from vllm_pensieve.cli.benchmark_view import phase_lines
+from vllm_pensieve.cli.numbers import seconds
+from vllm_pensieve.workloads.dataset import counted
 
+LOG_INTERVAL_S = 10.0
 DIFFERENCE_NOTE = (
     "(16-bit arithmetic rounds differently in other batches; "
     "`-- --dtype float32` tells whether it is only that)"
@@ -34,18 +41,25 @@ DIFFERENCE_NOTE = (
 TABLE_CAPTION = (
     "TTFT: mean time to first token; return, turn 5+: the same from turn 2 on, from turn 5 on; "
     "token: time per output token; "
-    "computed, swapped: share of prompt tokens not taken from a cache, and loaded from host memory"
+    "computed, swapped: share of prompt tokens not taken from a cache, and loaded from host memory; "
+    "below, in brackets: where a factor lies in 95 % of resamplings of the conversations"
 )
 
 
 class ConsoleView:
-    """Shows one progress line per mode and repeat; a line of text at each change, so that a log
-    file tells the same.
+    """Shows a bar for each mode and repeat at a terminal, and lines of text in a log: when a mode starts and ends, how
+    far it is, and, in both, each turn when all conversations have had it.
     """
 
     def __init__(self, plan: ComparePlan) -> None:
         self._plan = plan
         self._console = Console()
+        self._live = self._console.is_terminal
+        self._name = ""
+        self._phase = 0
+        self._begun_s = self._told_s = 0.0
+        self._records: list[RequestRecord] = []
+        self._turns = TurnLines(plan)
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(),
@@ -53,7 +67,7 @@ class ConsoleView:
             TimeElapsedColumn(),
             TextColumn("{task.fields[state]}"),
         )
-        self._progress = Progress(*columns, console=self._console)
+        self._progress = Progress(*columns, console=self._console, disable=not self._live)
         self._task: TaskID | None = None
         self._failed = 0
 
@@ -81,6 +95,12 @@ class ConsoleView:
             else f"{mode.name} ({repeat + 1}/{self._plan.repeat})"
         )
         self._failed = 0
+        self._name, self._records = name, []
+        self._begun_s = self._told_s = time.monotonic()
+        self._phase += 1
+        for line in phase_lines(self._plan.workload, mode.name, self._phase):
+            self.note(line)
+        self._log(f"{name}: starting the server")
         self._task = self._progress.add_task(
             name, total=self._plan.requests, state="starting the server"
         )
@@ -88,16 +108,25 @@ class ConsoleView:
     def waiting(self, elapsed_s: float) -> None:
         """Show for how long the server has been starting."""
         self._set(state=f"starting the server, {elapsed_s:.0f} s")
+        self._log_now_and_then(f"{self._name}: starting the server, {elapsed_s:.0f} s")
 
     def measuring(self) -> None:
         """Show that requests are being sent."""
         self._set(state="measuring")
+        self._log(f"{self._name}: measuring, {self._plan.requests} requests")
 
     def recorded(self, record: RequestRecord) -> None:
         """Count a request; show why it failed, if it did."""
         if record.error:
             self._failed += 1
             self.note(f"  {record.session}, turn {record.turn} failed: {record.error}")
+        self._records.append(record)
+        line = self._turns.line(self._records)
+        if line is not None:
+            self.note(f"{self._name} {line}")
+        self._log_now_and_then(
+            f"{self._name}: {len(self._records)} of {self._plan.requests} requests"
+        )
         self._set(
             advance=1, state=f"measuring, {self._failed} failed" if self._failed else "measuring"
         )
@@ -107,23 +136,67 @@ class ConsoleView:
 
         When it did not start and the log names the reason, the reason is enough.
         """
+        took = f"after {time.monotonic() - self._begun_s:.0f} s"
         if run.unavailable:
             self._set(state="not available")
+            self._log(f"{self._name}: not available")
         elif run.failure:
             self._set(state="failed")
+            self._log(f"{self._name}: failed {took}")
             if run.start_up_s is not None or run.failure.reason is None:
                 self.note(f"{run.mode.name}: {run.failure}. The end of {run.command.log}:")
                 self.note(run.failure.log_tail)
         elif run.interrupted:
             self._set(state="interrupted")
+            self._log(f"{self._name}: interrupted {took}")
         else:
-            self._set(state=f"done, {self._failed} failed" if self._failed else "done")
+            state = f"done, {self._failed} failed" if self._failed else "done"
+            self._set(state=state)
+            self._log(f"{self._name}: {state}, {took}")
+        if run.stepped_back:
+            self.note(stepped_back_remark(run.mode.name, run.stepped_back))
         if self._task is not None:
             self._progress.stop_task(self._task)
+
+    def _log(self, text: str) -> None:
+        """One line where there is no terminal to show a bar."""
+        if not self._live:
+            self.note(text)
+
+    def _log_now_and_then(self, text: str) -> None:
+        if time.monotonic() - self._told_s >= LOG_INTERVAL_S:
+            self._told_s = time.monotonic()
+            self._log(text)
 
     def _set(self, **changes: Any) -> None:
         if self._task is not None:
             self._progress.update(self._task, **changes)
+
+
+class TurnLines:
+    """Tells when all conversations have had a turn, and how it went."""
+
+    def __init__(self, plan: ComparePlan) -> None:
+        lengths = [len(conversation.turns) for conversation in plan.conversations]
+        self._requests = {
+            turn: sum(length >= turn for length in lengths) for turn in range(1, max(lengths) + 1)
+        }
+
+    def line(self, records: Sequence[RequestRecord]) -> str | None:
+        """The line of the last record's turn, if that was the turn's last; else None."""
+        turn = records[-1].turn
+        own = [record for record in records if record.turn == turn]
+        if len(own) < self._requests.get(turn, 0):
+            return None
+        ttft = [record.ttft_s for record in own if record.ttft_s is not None]
+        if not ttft:
+            return f"Turn {turn}: none of {len(own)} requests answered"
+        total = sum(record.prompt_tokens for record in own)
+        cached = sum(record.cached_tokens for record in own) / total if total else 0.0
+        return (
+            f"Turn {turn}: TTFT {seconds(statistics.fmean(ttft))}, mean of {len(ttft)}; "
+            f"Cache {cached:.0%} of {total:,} prompt tokens"
+        )
 
 
 def print_summary(
@@ -139,7 +212,11 @@ def print_summary(
         if speedup["ttft_mean"] is None:
             continue
         mode, baseline = pair.split("/")
-        console.print(f"{mode} against {baseline}: {_speedup_text(speedup)}", highlight=False)
+        console.print(
+            f"Speedup, {mode} against {baseline}: {_speedup_text(speedup)}", highlight=False
+        )
+    for remark in summary["remarks"]:
+        console.print(f"note: {escape(remark)}", style="yellow", highlight=False)
     for mode, reason in summary["unavailable"].items():
         console.print(f"{mode} is not available here: {escape(reason)}", highlight=False)
     if summary["outputs_identical"]:
@@ -170,14 +247,24 @@ def print_summary(
         console.print(file, highlight=False, soft_wrap=True)
 
 
+def print_lines(lines: Iterable[RenderableType]) -> None:
+    """Print what a command says last."""
+    console = Console()
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def _table(modes: dict[str, Any]) -> Table:
     table = Table(caption=TABLE_CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("mode", no_wrap=True)
     for heading in ("req/s", "TTFT", "return", "turn 5+", "token", "computed", "swapped"):
         table.add_column(heading, justify="right", no_wrap=True)
+    missing = any(numbers["missing"] for numbers in modes.values())
+    if missing:
+        table.add_column("missing", justify="right", no_wrap=True)
     for name, numbers in modes.items():
         ttft, prompt = numbers["ttft_s"], numbers["prompt_tokens"]
-        computed = prompt.get("recovered", 0) + prompt.get("new", 0)
+        computed = prompt["recovered"] + prompt["new"] if "new" in prompt else None
         table.add_row(
             name,
             f"{numbers['throughput_rps']:.2f}",
@@ -186,29 +273,39 @@ def _table(modes: dict[str, Any]) -> Table:
             seconds(ttft["mean_turn5plus"]),
             seconds(numbers["tpot_s"]["mean"]),
             _share(computed, prompt),
-            _share(prompt.get("swapped", 0), prompt),
+            _share(prompt.get("swapped"), prompt),
+            *([str(numbers["missing"])] if missing else []),
         )
     return table
 
 
-def _share(tokens: float, prompt: dict[str, Any]) -> str:
-    return f"{tokens / prompt['total']:.0%}" if prompt.get("total") else "-"
-
-
-def seconds(value: float | None) -> str:
-    """Return a time to read: in milliseconds below a second, `-` for none."""
-    if value is None:
-        return "-"
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+def _share(tokens: float | None, prompt: dict[str, Any]) -> str:
+    return "-" if tokens is None or not prompt["total"] else f"{tokens / prompt['total']:.0%}"
 
 
 def _speedup_text(speedup: dict[str, Any]) -> str:
+    """Each factor with where it may lie: in 95 % of resamplings of the conversations, or over the repeats."""
     names = {
         "ttft_mean": "TTFT",
         "ttft_mean_returning": "TTFT of returning turns",
         "ttft_mean_turn5plus": "TTFT from turn 5 on",
-        "throughput": "throughput",
     }
-    return ", ".join(
-        f"{text} {speedup[key]:.2f}x" for key, text in names.items() if speedup[key] is not None
-    )
+    parts = [
+        f"{text} {speedup[key]:.2f}x{spread_text(speedup[f'{key}_95'])}"
+        for key, text in names.items()
+        if speedup[key] is not None
+    ]
+    if speedup["throughput"] is not None:
+        spread = spread_text(speedup["throughput_range"])
+        parts.append(f"throughput {speedup['throughput']:.2f}x{spread}")
+    over = counted(speedup["requests"], "request")
+    return f"{', '.join(parts)}; {over} in {counted(speedup['sessions'], 'conversation')}"
+
+
+def spread_text(interval: list[float] | None) -> str:
+    """Return ` (0.91 to 1.80)` for an interval, with a word if 1 lies in it; nothing for none."""
+    if interval is None:
+        return ""
+    low, high = interval
+    chance = ", may be chance" if low <= 1 <= high else ""
+    return f" ({low:.2f} to {high:.2f}{chance})"

@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from vllm_pensieve.collection.recording import Recording
-from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, NO_PROFILE, SWITCH
+from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, NO_PROFILE, PLAIN, SWITCH
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.plugin import SIMULATOR
 from vllm_pensieve.serving.engine import prepare_environment
@@ -46,6 +46,7 @@ def start_engine(recording: Recording) -> LLMEngine:
     settings = {
         "trace_prefix": str(recording.prefix),
         "trace_workload": recording.workload,
+        "trace_session_ids": PLAIN,  # of a data set
     }
     if recording.simulate:  # the same trace on every machine, whatever was measured there
         settings["cost_profile"] = NO_PROFILE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = ("_requests.jsonl", "_blocks.jsonl")
+from vllm_pensieve.trace.files import trace_paths
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,4 @@ class Recording:
         return self.max_prompt_tokens + self.max_output_tokens + 2
 
     def files(self) -> list[Path]:
-        return [Path(f"{self.prefix}{suffix}") for suffix in SUFFIXES]
+        return list(trace_paths(str(self.prefix)))

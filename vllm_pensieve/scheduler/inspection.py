@@ -9,12 +9,15 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
 from vllm.v1.request import Request
 
+from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.scheduler.scheduler import PensieveMixin
-from vllm_pensieve.swap.connector import block_bytes
+from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Source, plan_restore
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import BlockHashWithGroupId
     from vllm.v1.engine.llm_engine import LLMEngine
+
+    from vllm_pensieve.space.host_tier import HostTier
 
 
 class Inspection:
@@ -39,7 +42,7 @@ class Inspection:
 
     @property
     def gpu_blocks(self) -> int:
-        """Blocks that GPU memory holds; one of vLLM's is the null block."""
+        """Blocks that GPU memory can hold; one of vLLM's is the null block."""
         return int(self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks) - 1
 
     @property
@@ -48,10 +51,33 @@ class Inspection:
         return int(self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
     @property
+    def used_gpu_blocks(self) -> int:
+        """Blocks of GPU memory that are cached or that a request uses."""
+        blocks = self.scheduler.kv_cache_manager.block_pool.blocks
+        return sum(
+            not block.is_null and (block.ref_cnt > 0 or block.block_hash is not None)
+            for block in blocks
+        )
+
+    @property
     def cpu_blocks(self) -> int:
-        """Blocks that host memory holds."""
+        """Blocks that host memory can hold."""
+        return self._host.num_slots if self._host is not None else 0
+
+    @property
+    def used_cpu_blocks(self) -> int:
+        """Blocks that host memory holds, whether GPU memory has them too or not."""
+        return len(self._host) if self._host is not None else 0
+
+    @property
+    def _host(self) -> HostTier | None:
         swapper = self.scheduler.swapper if self.adopted else None
-        return swapper.host.num_slots if swapper is not None else 0
+        return swapper.host if swapper is not None else None
+
+    @property
+    def stateless(self) -> bool:
+        """Whether nothing is kept from one request to the next."""
+        return not self.scheduler.cache_config.enable_prefix_caching
 
     def prompt_tokens(self) -> dict[str, int] | None:
         """Prompt tokens by where their KV came from, or None where the plugin does not count them."""
@@ -89,6 +115,25 @@ class Inspection:
         if not keys:
             return ["dropped"] * (len(token_ids) // size)
         return [self._state(key) for key in keys]
+
+    def restore_plan(self, token_ids: Sequence[int]) -> RestorePlan:
+        """What a prompt that begins with these tokens would do with their full blocks, as things stand now."""
+        if not self.adopted:
+            return RestorePlan()
+        sources = {"resident": Source.RESIDENT, "swapped": Source.SWAPPED, "dropped": None}
+        states = self.block_states(token_ids)
+        return plan_restore([sources[state] for state in states], self.restore_costs)
+
+    @property
+    def restore_costs(self) -> RestoreCosts:
+        """What restore plans are made by; for schedulers of the plugin only."""
+        costs: RestoreCosts = self.scheduler.kv_cache_manager.restore_costs
+        return costs
+
+    @property
+    def costs_in_seconds(self) -> bool:
+        """Whether those costs are seconds of a cost profile; else they are FLOPs."""
+        return self.scheduler.costs.profile is not None
 
     def _state(self, key: BlockHashWithGroupId) -> str:
         cached = self.scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block

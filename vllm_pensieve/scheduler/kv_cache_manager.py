@@ -173,6 +173,11 @@ class PensieveKVCacheManager(KVCacheManager):
             else:
                 return
 
+    @property
+    def restore_costs(self) -> RestoreCosts:
+        """What restore plans are made by."""
+        return self._costs
+
     # -- allocation
 
     @override

@@ -14,13 +14,13 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from vllm_pensieve.cache_groups import keeps_windows_whole
 from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.retention import EvictionOrder, make_order
 from vllm_pensieve.scheduler.adapters import AdaptersMixin
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
+from vllm_pensieve.scheduler.choices import keep_external_ids, parent_of
 from vllm_pensieve.scheduler.costs import Costs
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
 from vllm_pensieve.space.block_watcher import BlockWatcher
@@ -56,6 +56,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         config = PensieveConfig.from_mapping(settings or {})
         self.pensieve_stats = PensieveStats()
         self.sessions = SessionTable(config.max_sessions)
+        keep_external_ids()
         self._report_stats = False
         self.walks: dict[str, Walk] = {}
         # Under priority policy: the tokens that the step being built computes, by request.
@@ -128,7 +129,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
             self.swapper.host.num_slots if self.swapper else 0,
             "on" if config.recovery else "off",
             ", every layer keeps all tokens, also those with a sliding window"
-            if keeps_windows_whole(self.kv_cache_config.kv_cache_groups)
+            if self.vllm_config.model_config.get_sliding_window() is not None
             else "",
             cost_model.depth_of_double_cost(),
         )
@@ -140,25 +141,21 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         is_new = request.request_id not in self.requests
         super().add_request(request)
         if is_new:
-            session = self.sessions.begin(
-                request.request_id, request.session_id, request.block_hashes, time.monotonic()
+            turn = self.sessions.begin(
+                request.request_id,
+                request.session_id,
+                request.block_hashes,
+                time.monotonic(),
+                parent_of(request),
             )
             if self._recorder is not None:
-                self._recorder.arrived(request.request_id, session.session_id, session.turns)
+                self._recorder.arrived(request.request_id, turn)
 
     @override
     def _free_blocks(self, request: Request) -> None:
         self.sessions.end(request.request_id, request.block_hashes, time.monotonic())
-        if self._recorder is not None:
-            reason = request.get_finished_reason()
-            self._recorder.finished(
-                request.request_id,
-                self.kv_cache_manager.prompt_keys(request),
-                request.num_prompt_tokens,
-                request.num_output_tokens,
-                request.num_preemptions,
-                None if reason is None else str(reason),
-            )
+        reason = request.get_finished_reason()
+        self._record(request, None if reason is None else str(reason))
         super()._free_blocks(request)
 
     # -- recovery: admission, every chunk, after the step
@@ -293,7 +290,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         resident = pool.num_gpu_blocks - 1 - empty  # all but the null block
         swapped = self.swapper.host.only_copies if self.swapper else 0
         return self.pensieve_stats.report(
-            self.parallel_config.data_parallel_rank,
+            self.parallel_config.data_parallel_index,
             {"resident": resident, "swapped": swapped, "free": empty},
             self.swapper.host.num_slots if self.swapper else 0,
             len(self.sessions),

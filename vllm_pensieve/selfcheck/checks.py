@@ -42,7 +42,8 @@ class Checks:
             self.decide(claim, False, f"{type(error).__name__}: {error}")
 
     def end(self) -> int:
-        """Tell how many hold; return the exit status: 0 if all do, else 1."""
-        holding = sum(check.holds for check in self.done)
-        self.tell(f"{holding} of {len(self.done)} checks hold")
-        return 0 if holding == len(self.done) else 1
+        """Tell whether all passed; return the exit status: 0 if they did, else 1."""
+        passed = sum(check.holds for check in self.done)
+        verdict = "PASSED" if passed == len(self.done) else "FAILED"
+        self.tell(f"{verdict}: {passed} of {len(self.done)} checks passed")
+        return 0 if passed == len(self.done) else 1

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.selfcheck.checks import Checks
 from vllm_pensieve.serving import Server, ServerOptions
 from vllm_pensieve.workloads.text import write_text
@@ -31,20 +32,21 @@ class Setting:
         # One of vLLM's blocks is the null block.
         own = ("--dtype", self.dtype, "--num-gpu-blocks-override", str(gpu_blocks + 1))
         context = ("--max-model-len", str(min(CONTEXT_TOKENS, gpu_blocks * 32)))
-        return Server(
-            ServerOptions(
-                mode=mode,
-                model=self.model,
-                device=self.device,
-                cpu_cache_gb=cpu_cache_gb,
-                ignore_eos=True,
-                vllm_options=(*own, *context, *self.vllm_options),
-            )
+        options = ServerOptions(
+            mode=mode,
+            model=self.model,
+            device=self.device,
+            cpu_cache_gb=cpu_cache_gb,
+            ignore_eos=True,
+            vllm_options=(*own, *context, *self.vllm_options),
         )
+        with quiet_start():
+            return Server(options)
 
     def texts(self) -> Texts:
         """Texts in tokens of the model."""
-        return Texts(token_counter(self.model))
+        with quiet_start():
+            return Texts(token_counter(self.model))
 
 
 class Texts:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from vllm_pensieve.serving.server import Server
+from vllm_pensieve.serving.server import Answer, Reply, Server
 from vllm_pensieve.workloads.errors import UsageError
 
 PROMPT = ">>> "
@@ -56,6 +56,7 @@ class Chat:
     session: str = "chat-1"
     _begun: int = 1
     _seen: set[str] = field(default_factory=set)
+    _first_ttft_s: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         """Answer lines until there are no more, or `exit`."""
@@ -108,18 +109,45 @@ class Chat:
         self.write(f"conversation {session}\n")
 
     def _answer(self, line: str) -> None:
-        pressed = self.interrupts.pressed
         try:
-            with (
-                self.interrupts.caught(),
-                closing(self.server.stream(self.session, line, self.max_new_tokens)) as pieces,
-            ):
-                for piece in pieces:
-                    if piece:
-                        self.write(piece)
-                    if self.interrupts.pressed > pressed:
-                        self.write(" (stopped)")
-                        break
-            self.write("\n")
+            with self.interrupts.caught():
+                answer = self.server.begin(self.session, line, self.max_new_tokens)
+                try:
+                    self._show(answer)
+                finally:
+                    self.server.cancel(answer)
         except UsageError as error:
             self.write(f"{error}\n")
+            return
+        assert answer.reply is not None
+        self.write(f"\n{self._turn_line(answer.reply)}\n")
+
+    def _show(self, answer: Answer) -> None:
+        """Write the answer piece by piece, up to its end or Ctrl-C."""
+        pressed = self.interrupts.pressed
+        while answer.reply is None or answer.unread:
+            if piece := self.server.advance(answer):
+                self.write(piece)
+            if self.interrupts.pressed > pressed:
+                self.write(" (stopped)")
+                return
+
+    def _turn_line(self, reply: Reply) -> str:
+        """The times of a turn, what of its prompt was cached, and how it compares with turn 1 of its conversation."""
+        ttft = "-" if reply.ttft_s is None else f"{reply.ttft_s:.3f} s"
+        cache = "N/A (stateless)"
+        if not self.server.inspection.stateless:
+            share = reply.cached_tokens / reply.prompt_tokens
+            cache = (
+                f"{reply.cached_tokens:,} of {reply.prompt_tokens:,} prompt tokens ({share:.0%})"
+            )
+        line = (
+            f"Turn {reply.turn}: TTFT {ttft}, {reply.output_tokens:,} tokens in {reply.e2e_s:.3f} s, "
+            f"Cache {cache}"
+        )
+        if reply.turn == 1 and reply.ttft_s is not None:
+            self._first_ttft_s[reply.session_id] = reply.ttft_s
+        first_s = self._first_ttft_s.get(reply.session_id)
+        if reply.turn > 1 and reply.ttft_s and first_s:
+            line += f", Speedup {first_s / reply.ttft_s:.2f}x over turn 1"
+        return line

@@ -1,4 +1,4 @@
-"""A vLLM engine of this process: its environment, and how it is started and ended."""
+"""vLLM engines of this process: their environment, and how one is started, run and ended beside others."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from vllm_pensieve.bench.machine import is_cpu_build
 from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
 from vllm_pensieve.bench.plan import BLOCK_TOKENS
+from vllm_pensieve.compat_process import EngineGlobals, has_process_groups, process_groups_kept
 from vllm_pensieve.config import SWITCH
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.device import VISIBLE, device_environment
@@ -56,45 +57,98 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     return notes
 
 
-def start_engine(options: ServerOptions) -> tuple[list[str], LLMEngine]:
-    """What one should know, and an engine in this process as `options` say.
+FREE_GPU_SHARE = 0.9
+"""Of what other engines have left of a GPU, so much is for one that is made beside them."""
 
-    Raises:
-        UsageError: there is no such device, vLLM refuses the model or an option, or another engine of this process
-            has a host tier.
+
+class Engine:
+    """One engine of this process, as `options` say. Several may run, if only one at a time: whoever calls locks.
+
+    notes: what one should know of how it was started.
     """
-    switch = os.environ.get(SWITCH)
-    if options.served_as.pensieve is not None and switch == "0":
-        raise UsageError(f"mode {options.mode} needs the plugin, but {SWITCH}=0 keeps it off")
-    _choose_device(options.device)
-    with _prepared() as notes:
-        return notes, _start(options)
 
+    _running: ClassVar[set[Engine]] = set()
+    _made_groups: ClassVar[bool] = False
+    """Whether the process groups were made by one of these engines, so that the last to end takes them along."""
 
-def _start(options: ServerOptions) -> LLMEngine:
-    from vllm.distributed.kv_transfer import has_kv_transfer_group
-    from vllm.v1.engine.llm_engine import LLMEngine
+    def __init__(self, options: ServerOptions) -> None:
+        """Start it.
 
-    if has_kv_transfer_group():
-        raise UsageError(
-            "another engine of this process has a host tier, and vLLM has one in a process; close it first"
-        )
-    made: list[LLMEngine] = []
-    try:
-        with interrupts_kept_from_children(), _switched(options.served_as.pensieve is not None):
-            made.append(LLMEngine.from_engine_args(engine_arguments(options)))
-    except UsageError:
-        raise
-    except BaseException as error:
-        # A Ctrl-C meanwhile is raised when the engine is there; what failed may have left its connector behind.
-        stop_engine(made[0] if made else None)
-        if not isinstance(error, (OSError, ValueError, RuntimeError)):
+        Raises:
+            UsageError: there is no such device, or vLLM refuses the model or an option.
+        """
+        switch = os.environ.get(SWITCH)
+        if options.served_as.pensieve is not None and switch == "0":
+            raise UsageError(f"mode {options.mode} needs the plugin, but {SWITCH}=0 keeps it off")
+        _choose_device(options.device)
+        self._globals = EngineGlobals()
+        with _prepared() as self.notes:
+            Engine._made_groups |= not has_process_groups()
+            self.vllm = self._start(options)
+        Engine._running.add(self)
+
+    def _start(self, options: ServerOptions) -> LLMEngine:
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        made: list[LLMEngine] = []
+        try:
+            with (
+                self._globals.in_place(),
+                interrupts_kept_from_children(),
+                _switched(options.served_as.pensieve is not None),
+            ):
+                arguments = engine_arguments(options, _share_of_gpu() if Engine._running else None)
+                made.append(LLMEngine.from_engine_args(arguments))
+        except UsageError:
             raise
-        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-        raise UsageError(
-            f"vLLM cannot serve model {options.model!r}: {' '.join(lines[:3]) or type(error).__name__}"
-        ) from error
-    return made[0]
+        except BaseException as error:
+            # A Ctrl-C meanwhile is raised when the engine is there.
+            for engine in made:
+                self._end(engine)
+            if not isinstance(error, (OSError, ValueError, RuntimeError)):
+                raise
+            raise UsageError(_refusal(options.model, error)) from error
+        return made[0]
+
+    def step(self) -> list[Any]:
+        """One step; what came of it."""
+        with self._globals.in_place():
+            return list(self.vllm.step())
+
+    def reset(self) -> bool:
+        """Drop what is cached, in GPU and in host memory; whether vLLM did."""
+        with self._globals.in_place():
+            return bool(self.vllm.reset_prefix_cache(reset_connector=True))
+
+    def stop(self) -> None:
+        """End it and free what it holds; other engines of the process go on."""
+        Engine._running.discard(self)
+        self._end(self.vllm)
+
+    def _end(self, engine: LLMEngine) -> None:
+        shared = bool(Engine._running) or not Engine._made_groups
+        kept = process_groups_kept() if shared else contextlib.nullcontext()
+        with self._globals.in_place(), kept:
+            engine.engine_core.shutdown()
+        Engine._made_groups &= shared
+
+
+def _refusal(model: str, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    said = f"vLLM cannot serve model {model!r}: {' '.join(lines[:3]) or type(error).__name__}"
+    if Engine._running:
+        said += f" ({len(Engine._running)} more running in this process; close what is not needed)"
+    return said
+
+
+def _share_of_gpu() -> float | None:
+    """Share of the GPU's memory that another engine beside those of this process may use; None on a CPU."""
+    if is_cpu_build():
+        return None
+    import torch
+
+    free_bytes, all_bytes = torch.cuda.mem_get_info()
+    return FREE_GPU_SHARE * free_bytes / all_bytes
 
 
 @contextlib.contextmanager
@@ -134,13 +188,15 @@ def _choose_device(device: str) -> None:
         os.environ[VISIBLE] = wanted
 
 
-def engine_arguments(options: ServerOptions) -> EngineArgs:
+def engine_arguments(options: ServerOptions, share_of_gpu: float | None = None) -> EngineArgs:
     """The options as vLLM's engine arguments; those of `vllm_options` win.
+
+    share_of_gpu: of its memory, for weights, KV cache and all; None: vLLM's own choice.
 
     Raises:
         UsageError: vLLM knows no such option or value.
     """
-    return parse_engine_arguments(_command_line(options))
+    return parse_engine_arguments(_command_line(options, share_of_gpu))
 
 
 def parse_engine_arguments(command_line: Sequence[str]) -> EngineArgs:
@@ -161,7 +217,7 @@ def parse_engine_arguments(command_line: Sequence[str]) -> EngineArgs:
     return EngineArgs.from_cli_args(parser.parse_args(list(command_line)))
 
 
-def _command_line(options: ServerOptions) -> list[str]:
+def _command_line(options: ServerOptions, share_of_gpu: float | None) -> list[str]:
     cache_bytes = None if options.gpu_cache_gb is None else round(options.gpu_cache_gb * GB)
     if cache_bytes is None and is_cpu_build():
         cache_bytes = round(CPU_KV_CACHE_GIB * 2**30)
@@ -172,21 +228,10 @@ def _command_line(options: ServerOptions) -> list[str]:
         *("--seed", str(options.seed)),
         *(() if cache_bytes is None else ("--kv-cache-memory-bytes", str(cache_bytes))),
         *(("--enforce-eager",) if is_cpu_build() else ()),
+        *(() if share_of_gpu is None else ("--gpu-memory-utilization", f"{share_of_gpu:.4f}")),
         *options.served_as.options(),
         *options.vllm_options,
     ]
-
-
-def stop_engine(engine: LLMEngine | None) -> None:
-    """End the engine and free what it holds for the process, so that another can be made.
-
-    engine: None where its making failed.
-    """
-    from vllm.distributed.kv_transfer import kv_transfer_state
-
-    if engine is not None:
-        engine.engine_core.shutdown()
-    kv_transfer_state._KV_CONNECTOR_AGENT = None
 
 
 @contextlib.contextmanager

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from vllm_pensieve.serving.engine import start_engine, stop_engine
+from vllm_pensieve.serving.engine import Engine
 from vllm_pensieve.serving.history import NEXT_USER, History, Prompt
 from vllm_pensieve.serving.interrupts import interrupts_held_back
 from vllm_pensieve.serving.options import ServerOptions, check_reply_length
+from vllm_pensieve.serving.recovery import Recovery
 from vllm_pensieve.serving.statistics import STATES, Statistics, mean_by_turn
 from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.workloads.text import whole_characters
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -30,17 +32,17 @@ class InputTooLong(UsageError):
     """The conversation with this input does not fit the context; the session is as it was."""
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What came of one turn; str() of it is its text.
+@dataclass(frozen=True, eq=False, repr=False)
+class Reply(str):
+    """The text of one turn, with what came of it.
 
     turn: from 1. cached_tokens: tokens of the prompt that were not computed. finish_reason: vLLM's, `stop` or
     `length`, and `abort` when it was stopped on the way. Times in seconds from the request on.
     """
 
+    text: str
     session_id: str
     turn: int
-    text: str
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
@@ -48,8 +50,8 @@ class Reply:
     e2e_s: float
     finish_reason: str
 
-    def __str__(self) -> str:
-        return self.text
+    def __new__(cls, text: str, *_: object, **__: object) -> Self:
+        return super().__new__(cls, text)
 
 
 @dataclass
@@ -72,38 +74,37 @@ class Server:
     """Answers the turns of conversations; the history of each is kept here.
 
     Requests of several threads, or several answers begun before the first is read, are served together by vLLM's
-    own batching: whoever waits moves all of them on. Use it as a context manager, or call `close`. A process has one
-    at a time, because vLLM's engines of one process share what the first one to end takes down.
+    own batching: whoever waits moves all of them on. Use it as a context manager, or call `close`. A process may have
+    several, which take turns step by step, because vLLM has its KV connector once in a process.
 
     notes: what one should know of how it was started. An error inside a step of the engine closes the server.
     """
 
-    _open: ClassVar[Server | None] = None
+    _lock: ClassVar[threading.RLock] = threading.RLock()
+    """Held while an engine of this process works, whichever server's it is."""
 
     def __init__(self, options: ServerOptions) -> None:
         """Start the engine, which takes seconds.
 
         Raises:
-            UsageError: the engine cannot be made as asked, or another server is open.
+            UsageError: the engine cannot be made as asked.
         """
-        if Server._open is not None:
-            raise UsageError("another server of this process is open; close it first")
         self.options = options
-        self.notes, engine = start_engine(options)
-        try:
-            self._tokenizer = engine.get_tokenizer()
-        except Exception as error:
-            stop_engine(engine)
-            raise UsageError(f"model {options.model!r} has no tokenizer: {error}") from error
-        self._engine: Any = engine
+        with self._lock:
+            engine = Engine(options)
+            try:
+                self._tokenizer = engine.vllm.get_tokenizer()
+            except Exception as error:
+                engine.stop()
+                raise UsageError(f"model {options.model!r} has no tokenizer: {error}") from error
+        self.notes = engine.notes
+        self._engine: Engine | None = engine
         self._sessions: dict[str, History] = {}
         self._answers: dict[str, Answer] = {}
         self._names = (f"turn-{number}" for number in itertools.count())
         self._times: list[tuple[int, float]] = []
         self._stock_tokens = {"resident": 0, "swapped": 0, "recovered": 0, "new": 0}
         self._requests = 0
-        self._lock = threading.RLock()
-        Server._open = self
 
     # -- requests
 
@@ -145,8 +146,7 @@ class Server:
             raise UsageError(f"session_id is {session_id!r}; a text that is not empty is expected")
         if not isinstance(text, str) or not text.strip():
             raise UsageError("the input is empty; say something")
-        if (bad := _not_unicode(text)) is not None:
-            raise UsageError(f"the input is no valid text: {bad!r} stands for no character")
+        text = whole_characters(text)
         length = self.options.max_new_tokens if max_new_tokens is None else max_new_tokens
         check_reply_length(length)
         begun_s = time.perf_counter()
@@ -164,7 +164,7 @@ class Server:
                     "say it shorter, or begin another session"
                 )
             answer = Answer(next(self._names), session_id, prompt, begun_s)
-            engine.add_request(
+            engine.vllm.add_request(
                 answer.request_id,
                 {"prompt_token_ids": list(prompt.token_ids)},
                 self._sampling(min(length, room), history),
@@ -201,7 +201,7 @@ class Server:
         with self._lock:
             if answer.reply is not None:
                 return
-            self._running_engine().abort_request([answer.request_id])
+            self._running_engine().vllm.abort_request([answer.request_id])
             # vLLM holds back text that may become part of a character or of a stop string.
             said = self._tokenizer.decode(answer.token_ids, skip_special_tokens=True)
             said = said.rstrip(HALF_A_CHARACTER)
@@ -270,16 +270,16 @@ class Server:
     @property
     def context_tokens(self) -> int:
         """Tokens that a conversation may have, its reply included."""
-        return int(self._running_engine().model_config.max_model_len)
+        return int(self._running_engine().vllm.model_config.max_model_len)
 
     @property
     def inspection(self) -> Inspection:
         """The engine's scheduler, to be looked into."""
         from vllm_pensieve.scheduler.inspection import Inspection
 
-        return Inspection(self._running_engine())
+        return Inspection(self._running_engine().vllm)
 
-    def _running_engine(self) -> Any:
+    def _running_engine(self) -> Engine:
         """The engine, while there is one."""
         if self._engine is None:
             raise UsageError("the server is closed")
@@ -310,12 +310,30 @@ class Server:
                 prompt_tokens=inspection.prompt_tokens() or dict(self._stock_tokens),
                 conversation_blocks={state: states.count(state) for state in STATES},
                 gpu_blocks=inspection.gpu_blocks,
+                used_gpu_blocks=inspection.used_gpu_blocks,
                 cpu_blocks=inspection.cpu_blocks,
+                used_cpu_blocks=inspection.used_cpu_blocks,
                 block_bytes=inspection.block_bytes,
                 evictions=inspection.evictions(),
                 recoveries=inspection.recoveries(),
                 ttft_by_turn_s=mean_by_turn(self._times),
+                stateless=inspection.stateless,
             )
+
+    def recovery(self, session_id: str) -> Recovery:
+        """What the next turn of a session would compute again of what was dropped.
+
+        Raises:
+            UsageError: there is no such session, or the plugin does not serve it: it is off, or has stepped back.
+        """
+        with self._lock:
+            token_ids, inspection = self.token_ids(session_id), self.inspection
+            if not inspection.adopted:
+                raise UsageError(
+                    f"nothing is recovered in mode {self.options.mode} with this model: the plugin is off or steps back"
+                )
+            plan = inspection.restore_plan(token_ids[:-1])
+            return Recovery.of(plan, inspection.restore_costs, inspection.costs_in_seconds)
 
     def get_statistics_str(self) -> str:
         """The statistics as lines of text."""
@@ -341,7 +359,7 @@ class Server:
                 raise UsageError(
                     f"{len(self._answers)} sessions are being answered; nothing was reset"
                 )
-            if not engine.reset_prefix_cache(reset_connector=True):
+            if not engine.reset():
                 raise RuntimeError("vLLM did not reset its prefix cache although nothing runs")
 
     # -- the end
@@ -354,8 +372,7 @@ class Server:
             for answer in list(self._answers.values()):
                 self._finish(answer, "abort")
             engine, self._engine = self._engine, None
-            Server._open = None
-            stop_engine(engine)
+            engine.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -369,21 +386,22 @@ class Server:
         self.close()
 
 
-def _not_unicode(text: str) -> str | None:
-    """The first thing in `text` that is no character: half of a surrogate pair, or a byte that could not be decoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return text[error.start]
-    return None
-
-
-def create_server(mode: str = "pensieve", model: str = "demo", **options: Any) -> Server:
+def create_server(
+    mode: str = "pensieve", model: str = "demo", *, model_name: str | None = None, **options: Any
+) -> Server:
     """Make a server in this process; `options` are those of ServerOptions.
+
+    model_name: another name of `model`, as the Pensieve guide has it.
 
     Raises:
         UsageError: an option is unknown or cannot be used.
     """
+    if model_name is not None:
+        if model not in ("demo", model_name):
+            raise UsageError(
+                f"model is {model!r} and model_name is {model_name!r}; give one of them"
+            )
+        model = model_name
     known = ServerOptions.__dataclass_fields__
     unknown = [name for name in options if name not in known]
     if unknown:

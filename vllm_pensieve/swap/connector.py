@@ -9,12 +9,15 @@ from typing_extensions import override
 from vllm.config import CUDAGraphMode
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
+    KVConnectorHandshakeMetadata,
     KVConnectorMetadata,
     KVConnectorRole,
     KVConnectorWorkerMetadata,
     SupportsHMA,
 )
+from vllm.logger import init_logger
 
+from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.compat import why_plain_prefixes
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, ConfigError, PensieveConfig
 from vllm_pensieve.space.swap_plan import SwapPlan
@@ -29,6 +32,23 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
     from vllm_pensieve.swap.worker import SwapWorker
+
+logger = init_logger("vllm.pensieve")
+
+
+class HostTierMismatchError(RuntimeError):
+    """The scheduler and a worker do not hold the same number of blocks in host memory."""
+
+
+@dataclass
+class HostTierOfWorker(KVConnectorHandshakeMetadata):
+    """What a worker tells the scheduler once at start.
+
+    num_slots: blocks that its host memory holds. plain_because: why it takes prefixes for plain, or None.
+    """
+
+    num_slots: int
+    plain_because: str | None
 
 
 @dataclass
@@ -60,18 +80,11 @@ class SwapReport(KVConnectorWorkerMetadata):
         )
 
 
-def block_bytes(kv_cache_config: KVCacheConfig) -> int:
-    """Bytes of one block on one worker, all layers together."""
-    return sum(
-        group.kv_cache_spec.page_size_bytes * len(group.layer_names)
-        for group in kv_cache_config.kv_cache_groups
-    )
-
-
 def host_slots(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> int:
     """Blocks that fit into the host memory asked for; every worker holds its part of each.
 
-    0 when prefixes are plain, so that no memory is taken that could not be used.
+    0 when prefixes are plain, so that no memory is taken that could not be used. The scheduler and every worker ask,
+    each with its own copy of the configuration; at start their answers are compared.
 
     Raises:
         ConfigError: not a single block fits.
@@ -101,6 +114,9 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         self.num_slots = host_slots(vllm_config, kv_cache_config)
         self.worker: SwapWorker | None = None
+        # Of plans that came to a worker without host memory.
+        self._undone_loads: set[int] = set()
+        self._undone_slots: set[int] = set()
 
     @property
     @override
@@ -113,21 +129,44 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         if not self.num_slots:
             return
+        from vllm_pensieve.swap.layers import by_announcement
         from vllm_pensieve.swap.worker import SwapWorker
 
         settings = self._vllm_config.additional_config[ADDITIONAL_CONFIG_KEY]
         self.worker = SwapWorker.over(
-            kv_caches,
+            *by_announcement(
+                kv_caches, self._vllm_config.compilation_config.static_forward_context
+            ),
             self._kv_cache_config.num_blocks,
             self.num_slots,
             verify=PensieveConfig.from_mapping(settings).verify_swaps,
         )
 
     @override
+    def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata:
+        """vLLM asks every worker when its KV cache is there, and hands the answers to the scheduler's connector."""
+        because = why_plain_prefixes(self._vllm_config, self._kv_cache_config)
+        return HostTierOfWorker(self.num_slots, because)
+
+    @override
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
+        assert isinstance(kv_connector_metadata, SwapMetadata), type(kv_connector_metadata)
         if self.worker is not None:
-            assert isinstance(kv_connector_metadata, SwapMetadata), type(kv_connector_metadata)
             self.worker.begin_step(kv_connector_metadata.plan)
+        elif kv_connector_metadata.plan:
+            self._leave_undone(kv_connector_metadata.plan)
+
+    def _leave_undone(self, plan: SwapPlan) -> None:
+        """A plan without host memory to carry it out: every load of it has failed, and no slot holds anything."""
+        logger.error(
+            "Pensieve: a worker has no host memory and was to store %d blocks in it and to load %d; "
+            "those are computed again",
+            len(plan.stores) + len(plan.ahead),
+            len(plan.loads),
+        )
+        self._undone_loads |= {block for _, block in plan.loads}
+        self._undone_slots |= {slot for _, slot in (*plan.stores, *plan.ahead)}
+        self._undone_slots |= {slot for slot, _ in plan.loads}
 
     @override
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
@@ -156,12 +195,16 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
 
     @override
     def get_block_ids_with_load_errors(self) -> set[int]:
-        return self.worker.take_bad_blocks() if self.worker is not None else set()
+        if self.worker is not None:
+            return self.worker.take_bad_blocks()
+        undone, self._undone_loads = self._undone_loads, set()
+        return undone
 
     @override
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
         if self.worker is None:
-            return None
+            bad_slots, self._undone_slots = self._undone_slots, set()
+            return SwapReport(bad_slots) if bad_slots else None
         report = SwapReport(
             self.worker.take_bad_slots(),
             self.worker.take_changed_slots(),
@@ -176,6 +219,30 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
             self.worker = None
 
     # -- scheduler
+
+    @override
+    def set_xfer_handshake_metadata_pp_aware(
+        self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
+    ) -> None:
+        """What every worker told, by its pipeline and tensor parallel ranks; the engine is about to be ready.
+
+        Raises:
+            HostTierMismatchError: a worker holds another number of blocks than the scheduler counts on.
+        """
+        expected = self._vllm_config.parallel_config.world_size if self.num_slots else 0
+        if len(metadata) < expected:
+            raise HostTierMismatchError(
+                f"pensieve: {len(metadata)} of {expected} workers said how many blocks their host memory holds; "
+                "start without host_cache_gib."
+            )
+        for (pipeline_rank, tensor_rank), told in metadata.items():
+            assert isinstance(told, HostTierOfWorker), type(told)
+            if told.num_slots != self.num_slots:
+                raise HostTierMismatchError(
+                    f"pensieve: the scheduler counts on {self.num_slots} blocks in host memory, the worker of "
+                    f"pipeline rank {pipeline_rank} and tensor rank {tensor_rank} holds {told.num_slots}"
+                    f"{f', because {told.plain_because}' if told.plain_because else ''}; start without host_cache_gib."
+                )
 
     @override
     def get_num_new_matched_tokens(

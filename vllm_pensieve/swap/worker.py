@@ -27,14 +27,20 @@ class SwapWorker:
     until something is stored in it, and a load from a bad slot fails.
 
     layers: index of a layer's copy by the layer's name.
+    unannounced: the first so many of the copies are of layers for which nobody calls `wait_for_layer`.
     checksums: of what was stored in each slot, or None to trust host memory.
     """
 
     def __init__(
-        self, copier: Copier, layers: Mapping[str, int], checksums: SlotChecksums | None
+        self,
+        copier: Copier,
+        layers: Mapping[str, int],
+        unannounced: int,
+        checksums: SlotChecksums | None,
     ) -> None:
         self.copier = copier
         self._layers = layers
+        self._unannounced = unannounced
         self._checksums = checksums
         self._plan = NO_PLAN
         self._ahead: Sequence[tuple[int, int]] = ()  # begun in the step before
@@ -48,12 +54,15 @@ class SwapWorker:
     @classmethod
     def over(
         cls,
-        kv_caches: Mapping[str, torch.Tensor],
+        unannounced: Mapping[str, torch.Tensor],
+        announced: Mapping[str, torch.Tensor],
         num_blocks: int,
         num_slots: int,
         verify: bool,
     ) -> SwapWorker:
-        """For a worker's KV cache, as vLLM registers it.
+        """For a worker's KV cache, as vLLM registers it, by layer name in the order in which it is to be loaded.
+
+        unannounced: of layers that are read without a call of `wait_for_layer`.
 
         Raises:
             UnaddressableLayoutError: blocks cannot be copied as bytes.
@@ -62,6 +71,7 @@ class SwapWorker:
         rows: list[torch.Tensor] = []
         layers: dict[str, int] = {}
         row_of: dict[int, int] = {}  # by address: layers may share one cache
+        kv_caches = {**unannounced, **announced}
         for name, layer_rows in block_rows(kv_caches, num_blocks).items():
             address = layer_rows.data_ptr()
             if address not in row_of:
@@ -78,7 +88,12 @@ class SwapWorker:
             num_slots,
             slot_bytes // 1024,
         )
-        return cls(make_copier(rows, slots), layers, SlotChecksums(slots) if verify else None)
+        return cls(
+            make_copier(rows, slots),
+            layers,
+            len({layers[name] for name in unannounced}),
+            SlotChecksums(slots) if verify else None,
+        )
 
     # -- a step, in this order
 
@@ -113,6 +128,8 @@ class SwapWorker:
                     self.copier.load(self._loading)
                     if not layer_by_layer:
                         self.copier.wait_for_load()
+                    elif self._unannounced:
+                        self.copier.wait_for_layer(self._unannounced - 1)
             except CopyError as error:
                 self._load_failed(error)
         if self._plan.loads:
@@ -123,7 +140,10 @@ class SwapWorker:
         if self._loading:
             try:
                 with self._waiting_for_loads():
-                    self.copier.wait_for_layer(self._layers[name])
+                    if name in self._layers:
+                        self.copier.wait_for_layer(self._layers[name])
+                    else:  # one that reads the cache of another layer
+                        self.copier.wait_for_load()
             except CopyError as error:
                 self._load_failed(error)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from vllm_pensieve.trace.errors import TraceError
-from vllm_pensieve.trace.readers.builder import renumber
+from vllm_pensieve.trace.numbering import renumber
 from vllm_pensieve.trace.trace import Trace
 
 
@@ -50,6 +50,8 @@ def interleave(traces: Sequence[Trace]) -> Trace:
         unique_blocks=first_block,
         block_tokens=next(iter(sizes)),
         skipped=tuple(line for trace in traces for line in trace.skipped),
+        records=sum(trace.records for trace in traces),
+        notes=tuple(f"{trace.name}: {note}" for trace in traces for note in trace.notes),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,8 @@ from itertools import pairwise
 from typing_extensions import override
 
 from vllm_pensieve.space.block_watcher import BlockWatcher, Evicted
+from vllm_pensieve.space.sessions import Turn
+from vllm_pensieve.trace.names import Names
 from vllm_pensieve.trace.records import SCHEMA, BlockRecord, RequestRecord
 from vllm_pensieve.trace.writer import TraceWriter
 
@@ -19,26 +19,11 @@ KEPT_TIMES = 64
 """Use times kept of one block; of a block used more often the first and the latest."""
 
 
-class BlockIds:
-    """Numbers for block keys that tell nothing of the text: hashed with a secret of this process.
-
-    Two prompts share a number exactly where they share a prefix. Numbers of different processes have nothing in common.
-    """
-
-    def __init__(self) -> None:
-        self._secret = os.urandom(32)
-
-    def of(self, key: bytes) -> int:
-        """A number of 63 bits."""
-        digest = hashlib.blake2b(key, digest_size=8, key=self._secret).digest()
-        return int.from_bytes(digest, "big") >> 1
-
-
 @dataclass
 class _Request:
     arrival_s: float
     session_id: str
-    turn: int
+    turn: Turn
     queue_s: float | None = None
     ttft_s: float | None = None
     sources: tuple[int, int, int] = (0, 0, 0)  # resident, swapped, recovered
@@ -64,29 +49,38 @@ class TraceRecorder(BlockWatcher):
         writer: TraceWriter,
         workload: str,
         block_tokens: int,
+        names: Names,
         in_host_memory: Callable[[Hashable], bool] = lambda key: False,
         clock: Callable[[], float] = lambda: time.monotonic(),  # as it is then: it may be virtual
     ) -> None:
         """workload: written into every record. in_host_memory: whether a copy of a block is there, by its key."""
         self._writer = writer
-        self._workload = workload
+        self._workload = names.text(workload)
         self._block_tokens = block_tokens
         self._in_host_memory = in_host_memory
         self._clock = clock
         self._wall_offset_s = time.time() - clock()
-        self._first_arrival_s: float | None = None
-        self._ids = BlockIds()
+        self._first_arrival_s = self._continued_from(writer.first_arrival_s)
+        self._names = names
         self._requests: dict[str, _Request] = {}
         self._blocks: dict[Hashable, _Block] = {}
         self.awaiting_first_token: set[str] = set()
 
+    def _continued_from(self, first_arrival_wall_s: float | None) -> float | None:
+        """By our clock, the first arrival in a file that is continued; None in a new one."""
+        if first_arrival_wall_s is None:
+            return None
+        first_arrival_s = first_arrival_wall_s - self._wall_offset_s
+        return first_arrival_s if first_arrival_s <= self._clock() else None  # a clock was set back
+
     # -- requests
 
-    def arrived(self, request_id: str, session_id: str, turn: int) -> None:
+    def arrived(self, request_id: str, turn: Turn) -> None:
         """A request comes in."""
         now_s = self._clock()
         if self._first_arrival_s is None:
             self._first_arrival_s = now_s
+        session_id = self._names.session(turn.session.session_id, turn.session.inferred)
         self._requests[request_id] = _Request(now_s, session_id, turn)
 
     def admitted(self, request_id: str, resident: int, swapped: int, recovered: int) -> None:
@@ -113,7 +107,7 @@ class TraceRecorder(BlockWatcher):
         preemptions: int,
         finish_reason: str | None,
     ) -> None:
-        """A request is over. keys: of its prompt's full blocks."""
+        """A request is over, or the recording is (finish_reason `unfinished`). keys: of its prompt's full blocks."""
         self.awaiting_first_token.discard(request_id)
         request = self._requests.pop(request_id, None)
         if request is None:
@@ -127,16 +121,20 @@ class TraceRecorder(BlockWatcher):
 
         def record() -> RequestRecord:
             resident, swapped, recovered = request.sources
-            hash_ids = [self._ids.of(key) for key in keys]
+            hash_ids = [self._names.block(key) for key in keys]
             if prompt_tokens > len(keys) * self._block_tokens:
-                hash_ids.append(self._ids.of(f"the end of {request_id}".encode()))
+                hash_ids.append(self._names.end_of(request_id))
+            turn = request.turn
             return RequestRecord(
                 schema=SCHEMA,
                 time=self._wall_offset_s + request.arrival_s,
                 monotonic_s=request.arrival_s,
-                request_id=request_id,
+                run=self._names.run,
+                request_id=self._names.text(request_id),
+                parent_request_id=None if turn.parent is None else self._names.text(turn.parent),
+                choice=turn.choice,
                 session_id=request.session_id,
-                turn=request.turn,
+                turn=turn.number,
                 workload=self._workload,
                 block_tokens=self._block_tokens,
                 prompt_tokens=prompt_tokens,
@@ -191,24 +189,35 @@ class TraceRecorder(BlockWatcher):
 
     @override
     def clear(self) -> None:
-        for key in list(self._blocks):
-            self.dropped(key)
+        self._end_all(lambda key: "dropped")
 
     def dropped(self, key: Hashable) -> None:
         """There is no copy of the block any more."""
         block = self._blocks.pop(key, None)
         if block is not None:
-            self._end(key, block, "dropped")
+            fate_time = self._wall_offset_s + self._clock()
+            self._writer.blocks((self._record_of(key, block, "dropped", fate_time),))
 
-    def _end(self, key: Hashable, block: _Block, fate: str) -> None:
+    def _end_all(self, fate: Callable[[Hashable], str]) -> None:
         fate_time = self._wall_offset_s + self._clock()
+        self._writer.blocks(
+            [
+                self._record_of(key, block, fate(key), fate_time)
+                for key, block in self._blocks.items()
+            ]
+        )
+        self._blocks.clear()
 
+    def _record_of(
+        self, key: Hashable, block: _Block, fate: str, fate_time: float
+    ) -> Callable[[], BlockRecord]:
         def record() -> BlockRecord:
             assert isinstance(key, bytes), type(key)
             times = block.use_times_s
             return BlockRecord(
                 schema=SCHEMA,
-                block=self._ids.of(key),
+                run=self._names.run,
+                block=self._names.block(key),
                 position=block.position,
                 session_id=block.session_id,
                 workload=self._workload,
@@ -219,7 +228,7 @@ class TraceRecorder(BlockWatcher):
                 fate_time=fate_time,
             )
 
-        self._writer.block(record)
+        return record
 
     # -- the end
 
@@ -238,7 +247,5 @@ class TraceRecorder(BlockWatcher):
 
     def close(self, is_resident: Callable[[Hashable], bool] = lambda key: True) -> None:
         """Write what became of the blocks that are left, and everything that still waits. Idempotent."""
-        for key, block in self._blocks.items():
-            self._end(key, block, "alive" if is_resident(key) else "swapped")
-        self._blocks.clear()
+        self._end_all(lambda key: "alive" if is_resident(key) else "swapped")
         self._writer.close()

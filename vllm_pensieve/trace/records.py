@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class RequestRecord(Struct, gc=False):
-    """One finished request. Seconds and shares as the names say; token counts of the prompt add up to prompt_tokens.
+    """One request. Seconds and shares as the names say; token counts of the prompt add up to prompt_tokens.
 
-    time, monotonic_s: its arrival. timestamp (ms since the first arrival), input_length, output_length and hash_ids are
-    as in the Mooncake format, so that other tools can replay the file; hash_ids names every full block of the prompt,
-    and a last one that is not full by an id of its own, since it cannot be reused.
+    run: one start of an engine; block numbers and session ids of different runs have nothing in common.
+    parent_request_id, choice: of a request that asks for several choices each is a request to vLLM: the one that was
+    asked, and the choice's number in the order of arrival. Otherwise None and 0. They are one turn of their session.
+
+    time, monotonic_s: its arrival. timestamp (ms since the first arrival in the file), input_length, output_length and
+    hash_ids are as in the Mooncake format, so that other tools can replay the file; hash_ids names every full block of
+    the prompt, and a last one that is not full by an id of its own, since it cannot be reused.
     """
 
     schema: int
     time: float
     monotonic_s: float
+    run: str
     request_id: str
+    parent_request_id: str | None
+    choice: int
     session_id: str
     turn: int
     workload: str
@@ -50,6 +57,7 @@ class BlockRecord(Struct, gc=False):
     """
 
     schema: int
+    run: str
     block: int
     position: int
     session_id: str

@@ -36,7 +36,8 @@ class Trace:
     offsets: [requests + 1], where a request's blocks begin and end.
     times_s, input_tokens, output_tokens, workload_of, session_of: [requests].
     block_tokens: tokens of a block; None if the file does not tell.
-    skipped: one text for each line that was left out.
+    skipped: one text for each record that was left out, of so many `records` in the file.
+    notes: what else is to be known before its numbers are believed.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Trace:
     unique_blocks: int
     block_tokens: int | None
     skipped: tuple[str, ...] = ()
+    records: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def requests(self) -> int:

@@ -2,84 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from queue import Empty, Full, Queue
 
 import msgspec
 
 from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.trace.files import JsonLines, cannot_be_written, trace_paths
+
+logger = logging.getLogger("vllm.pensieve")
 
 FLUSH_INTERVAL_S = 1.0
+FLUSH_BYTES = 1 << 20
 MAX_WAITING = 50_000
-"""Records that may wait to be written; more are dropped and counted."""
+"""Handings-over that may wait to be written; more are dropped and counted."""
+
+MakeRecord = Callable[[], msgspec.Struct]
 
 
-class JsonLines:
-    """A file of JSON lines that grows by whole lines, readable by the owner only.
+class FirstLine(msgspec.Struct):
+    """What a file that is continued says of its beginning: wall time of an arrival (s), and ms since the first one."""
 
-    When it would outgrow max_bytes it is renamed (`NAME.1.jsonl`, `NAME.2.jsonl`, ...) and begun anew. A write is one
-    system call of whole lines; only a process killed in the middle of that call can leave half a line at the end, which
-    is cut off when the file is continued.
-    """
-
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        self._path = path
-        self._max_bytes = max_bytes
-        self._waiting = bytearray()
-        self._open()
-
-    def _open(self) -> None:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        self._bytes = _end_of_last_line(self._file)
-        os.ftruncate(self._file, self._bytes)
-
-    def append(self, line: bytes) -> None:
-        """Add a line, without its end, to what the next flush writes."""
-        self._waiting += line + b"\n"
-
-    def flush(self) -> None:
-        """Write what was appended. Raises OSError."""
-        if not self._waiting:
-            return
-        if self._bytes and self._bytes + len(self._waiting) > self._max_bytes:
-            self._rotate()
-        written = os.write(self._file, self._waiting)
-        self._bytes += written
-        if written < len(self._waiting):  # no room left: take back the part of a line
-            os.ftruncate(self._file, self._bytes - written)
-            raise OSError(f"{self._path}: only {written} of {len(self._waiting)} bytes written")
-        self._waiting.clear()
-
-    def _rotate(self) -> None:
-        os.close(self._file)
-        number = 1
-        while (aside := self._path.with_suffix(f".{number}.jsonl")).exists():
-            number += 1
-        self._path.rename(aside)
-        self._open()
-
-    def close(self) -> None:
-        """Write the rest and close. Raises OSError."""
-        try:
-            self.flush()
-        finally:
-            os.close(self._file)
-
-
-def _end_of_last_line(file: int) -> int:
-    """Bytes up to and with the last line end."""
-    end = os.fstat(file).st_size
-    while end:
-        start = max(0, end - 65536)
-        newline = os.pread(file, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
+    time: float
+    timestamp: float
 
 
 class TraceWriter:
@@ -87,73 +36,123 @@ class TraceWriter:
 
     The engine hands over what makes a record, a function; the record itself is made and encoded in the writer's
     thread. Flushed every second and on `close`.
-
-    dropped: records that found no place in the queue, or could not be written.
     """
 
     def __init__(self, prefix: str, max_bytes: int) -> None:
-        """Raises TraceError if the files cannot be written."""
-        self.dropped = 0
+        """Raises TraceError if the files cannot be written, or another process writes them."""
         self.failure: str | None = None
-        self._queue: Queue[tuple[int, Callable[[], msgspec.Struct]] | None] = Queue(MAX_WAITING)
-        base = Path(prefix)
+        self._found_no_place = 0  # counted by the engine's thread
+        self._not_encoded = 0  # by the writer's
+        self._closed = False
+        self._process = os.getpid()
+        self._queue: Queue[tuple[int, Sequence[MakeRecord]] | None] = Queue(MAX_WAITING)
+        self._encoder = msgspec.json.Encoder()
+        self._files: list[JsonLines] = []
+        self._failing: set[JsonLines] = set()
         try:
-            base.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._files = [
-                JsonLines(base.with_name(f"{base.name}_{kind}.jsonl"), max_bytes)
-                for kind in ("requests", "blocks")
-            ]
-        except OSError as error:
-            raise TraceError(f"the trace {prefix}_*.jsonl cannot be written: {error}") from error
+            for path in trace_paths(prefix):
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._files.append(JsonLines(path, max_bytes))
+        except (OSError, TraceError) as error:
+            for file in self._files:
+                file.close()
+            if isinstance(error, OSError):
+                raise cannot_be_written(prefix, error) from error
+            raise
+        self.first_arrival_s = self._read_first_arrival()
         self._thread = threading.Thread(target=self._run, name="pensieve-trace", daemon=True)
         self._thread.start()
 
-    def request(self, make_record: Callable[[], msgspec.Struct]) -> None:
-        """Write a record of a request."""
-        self._put(0, make_record)
-
-    def block(self, make_record: Callable[[], msgspec.Struct]) -> None:
-        """Write a record of a block."""
-        self._put(1, make_record)
-
-    def _put(self, file: int, make_record: Callable[[], msgspec.Struct]) -> None:
+    def _read_first_arrival(self) -> float | None:
+        """Wall time (s) that the timestamps of a file that is continued count from; None for a new one."""
         try:
-            self._queue.put_nowait((file, make_record))
+            with self._files[0].path.open("rb") as file:
+                first = msgspec.json.decode(file.readline(), type=FirstLine)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return first.time - first.timestamp / 1000
+
+    @property
+    def dropped(self) -> int:
+        """Records that found no place in the queue, could not be encoded or could not be written, so far."""
+        return self._found_no_place + self._not_encoded + sum(file.lost for file in self._files)
+
+    def request(self, make_record: MakeRecord) -> None:
+        """Write a record of a request."""
+        self._put(0, (make_record,))
+
+    def blocks(self, make_records: Sequence[MakeRecord]) -> None:
+        """Write records of blocks; together they take one place in the queue."""
+        self._put(1, make_records)
+
+    def _put(self, file: int, make_records: Sequence[MakeRecord]) -> None:
+        try:
+            self._queue.put_nowait((file, make_records))
         except Full:
-            self.dropped += 1
+            if not self._found_no_place:
+                logger.warning("Pensieve: the trace falls behind, records are dropped")
+            self._found_no_place += len(make_records)
 
     def _run(self) -> None:
-        encoder = msgspec.json.Encoder()
         flush_at_s = time.monotonic() + FLUSH_INTERVAL_S
         while True:
             try:
                 entry = self._queue.get(timeout=max(0.0, flush_at_s - time.monotonic()))
             except Empty:
-                self._flush()
-                flush_at_s = time.monotonic() + FLUSH_INTERVAL_S
-                continue
-            if entry is None:
-                return
-            file, make_record = entry
-            self._files[file].append(encoder.encode(make_record()))
+                pass
+            else:
+                if entry is None:
+                    return
+                self._encode(*entry)
             if time.monotonic() >= flush_at_s:
                 self._flush()
                 flush_at_s = time.monotonic() + FLUSH_INTERVAL_S
 
+    def _encode(self, index: int, make_records: Sequence[MakeRecord]) -> None:
+        file = self._files[index]
+        for make_record in make_records:
+            try:
+                file.append(self._encoder.encode(make_record()))
+            except Exception as error:  # of one record, which must not end the trace
+                if not self._not_encoded:
+                    logger.exception("Pensieve: a record of the trace could not be made")
+                self._not_encoded += 1
+                self.failure = f"{type(error).__name__}: {error}"
+            if file.waiting_bytes >= FLUSH_BYTES:
+                self._flush()
+
     def _flush(self) -> None:
         for file in self._files:
-            try:
-                file.flush()
-            except OSError as error:
-                self.failure = str(error)
-                self.dropped += file._waiting.count(b"\n")
-                file._waiting.clear()
+            self._carry_out(file, file.flush)
+
+    def _carry_out(self, file: JsonLines, write: Callable[[], None]) -> None:
+        lost = file.lost
+        try:
+            write()
+        except (OSError, TraceError) as error:
+            self.failure = str(error)
+            if file not in self._failing:
+                logger.warning(
+                    "Pensieve: the trace cannot be written, records are lost until it can: %s: %s",
+                    file.path,
+                    error,
+                )
+            self._failing.add(file)
+        else:
+            if file in self._failing and file.lost == lost:
+                logger.warning(
+                    "Pensieve: the trace is written again: %s; %d records were lost",
+                    file.path,
+                    file.lost,
+                )
+                self._failing.discard(file)
 
     def close(self) -> None:
-        """Write everything that was handed over. Idempotent."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-            self._flush()
-            for file in self._files:
-                file.close()
+        """Write everything that was handed over. Idempotent; without effect in a forked process."""
+        if self._closed or os.getpid() != self._process:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+        for file in self._files:
+            self._carry_out(file, file.close)

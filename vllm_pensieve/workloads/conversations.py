@@ -41,6 +41,8 @@ class Conversation:
     turns: tuple[Turn, ...]
     system: str | None = None
     system_tokens: int = 0
+    after: str | None = None
+    """The session that the same user has before this one."""
 
     def context_tokens(self, message_overhead_tokens: int) -> int:
         """Tokens of the whole conversation at its end, with so many more for every message."""

@@ -1,37 +1,33 @@
-"""Conversations from a dataset: ShareGPT form and its relatives; files are JSON or JSON lines, plain or
-gzip.
-
-A record is an object with `conversations` ([{from, value}]), `messages` or `traj` ([{role,
-content}]), or such a list itself. The user's side of a turn is every message since the last reply
-(tool results included, joined by newlines); of a reply only its length is used, because the served
-model answers itself.
-"""
+"""Conversations of a data set: its records read one by one, bad ones skipped, and a sample drawn of the rest."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_pensieve.workloads.conversations import Conversation, Turn, draw_think_time
+from vllm_pensieve.workloads.dataset_files import Records, read_records
+from vllm_pensieve.workloads.dialogues import BadRecord, Dialogue, read_dialogue
 from vllm_pensieve.workloads.errors import UsageError
 
-LIST_KEYS = ("conversations", "messages", "traj")
-REPLY_ROLES = ("assistant", "gpt", "chatgpt", "bing", "bard", "model", "function_call")
-USER_ROLES = ("user", "human", "tool", "function", "observation")
-SYSTEM_ROLES = ("system", "developer")
+MANY_SKIPPED = 0.01
+"""From this share of bad records on, the rest may not stand for the whole."""
 
 
 @dataclass(frozen=True)
-class Dialogue:
-    """One record: the system text or None, and (user text, reply text) per turn."""
+class Dataset:
+    """The dialogues of a data set, and what is wrong with each record that was skipped."""
 
-    system: str | None
-    turns: tuple[tuple[str, str], ...]
+    source: str
+    dialogues: Sequence[Dialogue]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def records(self) -> int:
+        """Records that were read, the skipped ones among them."""
+        return len(self.dialogues) + len(self.skipped)
 
 
 @dataclass(frozen=True)
@@ -62,40 +58,66 @@ class DatasetSample:
     """Records with turns, but fewer than asked for."""
     cut_turns: int
     """Turns left out because the conversation would outgrow the context."""
+    skipped: tuple[str, ...] = ()
+    """What is wrong with each record that could not be read."""
 
 
-def load_dialogues(path: Path) -> list[Dialogue]:
-    """Return one dialogue per record.
+def load_dataset(path: Path, strict: bool = False) -> Dataset:
+    """Return the dialogues of a file; see `read_dataset`."""
+    return read_dataset(str(path), read_records(path), strict)
 
-    Raises UsageError naming the file, and the record (from 0) or the line (from 1).
+
+def read_dataset(source: str, records: Records, strict: bool = False) -> Dataset:
+    """Return one dialogue per usable record; `source` says where they are from.
+
+    Raises UsageError if no record is usable; with `strict` also at the first one that is not.
     """
-    return read_dialogues(str(path), _parse(path, _read(path)))
-
-
-def read_dialogues(source: str, records: Iterable[object]) -> list[Dialogue]:
-    """Return one dialogue per record; `source` says where they are from.
-
-    Raises UsageError naming the source and the record (from 0).
-    """
-    dialogues = [_dialogue(source, number, record) for number, record in enumerate(records)]
+    dialogues: list[Dialogue] = []
+    skipped: list[str] = []
+    for where, record in records:
+        try:
+            if isinstance(record, BadRecord):
+                raise record
+            dialogues.append(read_dialogue(record))
+        except BadRecord as error:
+            skipped.append(f"{where}: {error}")
+            if strict:
+                raise UsageError(
+                    f"{source}: {skipped[0]} (without --strict it is skipped)"
+                ) from error
     if not dialogues:
+        if skipped:
+            raise UsageError(
+                f"{source}: no usable record in it, {counted(len(skipped), 'bad one')}; {skipped[0]}"
+            )
         raise UsageError(f"{source}: the dataset is empty")
-    return dialogues
+    return Dataset(source, dialogues, tuple(skipped))
+
+
+def skipped_remark(source: str, skipped: int, records: int, first: str | None) -> str | None:
+    """Say how many records were skipped and what was wrong with the first; None if none was."""
+    if not skipped:
+        return None
+    share = skipped / records
+    loud = f" ({share:.0%}: the rest may not stand for the whole)" if share > MANY_SKIPPED else ""
+    return (
+        f"{source}: {skipped:,} of {counted(records, 'record')} skipped{loud}; the first: {first}"
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def sample_dataset(
-    source: str,
-    dialogues: Sequence[Dialogue],
-    limits: DatasetLimits,
-    seed: int,
-    count: Callable[[str], int],
+    dataset: Dataset, limits: DatasetLimits, seed: int, count: Callable[[str], int]
 ) -> DatasetSample:
-    """Draw conversations in an order given by the seed.
+    """Draw conversations in an order given by the seed; `count` counts the tokens of a text.
 
-    `source` says where the dialogues are from; `count` counts the tokens of a text. Raises UsageError
-    if none can be used.
+    Raises UsageError if none can be used.
     """
-    spoken = [dialogue for dialogue in dialogues if dialogue.turns]
+    spoken = [dialogue for dialogue in dataset.dialogues if dialogue.turns]
     usable = [dialogue for dialogue in spoken if len(dialogue.turns) >= limits.min_turns]
     random.Random(f"{seed}/order").shuffle(usable)
     conversations: list[Conversation] = []
@@ -113,13 +135,15 @@ def sample_dataset(
             conversations.append(conversation)
             cut_turns += wanted - len(conversation.turns)
     if not conversations:
-        raise UsageError(f"{source}: {_why_none(len(dialogues), spoken, usable, limits)}")
+        why = _why_none(dataset.records, spoken, usable, limits)
+        raise UsageError(f"{dataset.source}: {why}")
     return DatasetSample(
         conversations,
-        len(dialogues),
-        len(dialogues) - len(spoken),
+        dataset.records,
+        len(dataset.dialogues) - len(spoken),
         len(spoken) - len(usable),
         cut_turns,
+        dataset.skipped,
     )
 
 
@@ -158,109 +182,3 @@ def _conversation(
             break
         conversation = longer
     return conversation
-
-
-def _read(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text: byte {error.start}") from error
-
-
-def _parse(path: Path, text: str) -> list[object]:
-    """The records of a JSON list, of one JSON object, or of JSON lines."""
-    if not text.strip():
-        return []
-    try:
-        whole = json.loads(text)
-        return whole if isinstance(whole, list) else [whole]
-    except json.JSONDecodeError as error:
-        if text.lstrip()[0] == "[":
-            raise UsageError(
-                f"{path}: malformed JSON at line {error.lineno}: {error.msg}"
-            ) from error
-    records = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}: malformed JSON at line {number}: {error.msg}") from error
-    return records
-
-
-def _dialogue(source: str, number: int, record: object) -> Dialogue:
-    where = f"{source}: record {number}"
-    messages = record
-    if isinstance(record, dict):
-        key = next((key for key in LIST_KEYS if key in record), None)
-        if key is None:
-            raise UsageError(
-                f"{where} has none of {', '.join(LIST_KEYS)}; it has {', '.join(map(str, record)) or 'nothing'}"
-            )
-        messages = record[key]
-    if not isinstance(messages, list):
-        raise UsageError(f"{where} is not a list of messages but {type(messages).__name__}")
-    pairs = [
-        _role_and_text(f"{where}, message {index}", message)
-        for index, message in enumerate(messages)
-    ]
-    return _group(pairs)
-
-
-def _role_and_text(where: str, message: object) -> tuple[str, str]:
-    """("system" | "user" | "reply", text) of one message."""
-    if not isinstance(message, dict):
-        raise UsageError(f"{where} is not an object but {type(message).__name__}")
-    role = message.get("from", message.get("role"))
-    text = message.get("value", message.get("content"))
-    for name, roles in (("reply", REPLY_ROLES), ("user", USER_ROLES), ("system", SYSTEM_ROLES)):
-        if role in roles:
-            return name, _text(where, text, message)
-    raise UsageError(
-        f"{where} has the unknown role {role!r} (known: {', '.join(USER_ROLES + REPLY_ROLES + SYSTEM_ROLES)})"
-    )
-
-
-def _text(where: str, content: object, message: dict[str, object]) -> str:
-    """The text of a message: a string, a list of parts, or the tool calls that stand for it."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        parts = [
-            part.get("text") or part.get("value") for part in content if isinstance(part, dict)
-        ]
-        return "\n".join(
-            part if isinstance(part, str) else json.dumps(part) for part in parts if part
-        )
-    if content is None and (message.get("tool_calls") or message.get("function_call")):
-        return json.dumps(message.get("tool_calls") or message.get("function_call"))
-    raise UsageError(f"{where} has no text: {type(content).__name__} instead of a string")
-
-
-def _group(pairs: list[tuple[str, str]]) -> Dialogue:
-    """Join the messages of each side; replies before the first user message and an unanswered end
-    are left out.
-    """
-    system: list[str] = []
-    asked: list[str] = []
-    turns: list[tuple[str, str]] = []
-    for index, (role, text) in enumerate(pairs):
-        if role == "system":
-            system.append(text)
-        elif role == "user":
-            asked.append(text)
-        elif asked:
-            turns.append(("\n".join(asked), text))
-            asked = []
-        elif turns and index and pairs[index - 1][0] == "reply":
-            turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{text}")
-    return Dialogue("\n".join(system) or None, tuple(turns))

@@ -37,6 +37,7 @@ class ClientSpec:
     requests_per_s: rate of new conversations, a Poisson process.
     think_time_s: mean pause between two turns of one conversation, exponential.
     max_prompt_tokens: longer prompts are not sent, and end their conversation.
+    recorded_pauses: where the data says how long people took between turns, they take as long.
     """
 
     conversations: int
@@ -44,6 +45,7 @@ class ClientSpec:
     think_time_s: float
     max_prompt_tokens: int
     seed: int
+    recorded_pauses: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from vllm_pensieve.workloads.conversations import (
     draw_length,
     draw_turns,
 )
-from vllm_pensieve.workloads.dataset import Dialogue
+from vllm_pensieve.workloads.dialogues import Dialogue
 from vllm_pensieve.workloads.events import (
     SINGLE,
     ClientRequests,

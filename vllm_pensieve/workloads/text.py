@@ -1,4 +1,4 @@
-"""Readable filler text from a small word list, the same for the same random generator."""
+"""Texts: readable filler from a small word list, and texts of others made fit to be written as UTF-8."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ def write_text(rng: random.Random, characters: int) -> str:
         length += len(sentence) + 1
     text = " ".join(pieces)[:characters]
     return text[:-1] + "." if text.endswith(" ") else text
+
+
+def whole_characters(text: str) -> str:
+    """Return the text with the two halves of a surrogate pair joined, and U+FFFD in place of each lone half."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -24,8 +24,8 @@ sums of the positions of missed blocks, under either rule."""
 class Parameters:
     """Settings of the policies that have any.
 
-    cost_slope: a block at position i costs 1 + cost_slope * i to compute again.
-    cost_bucket_ratio: blocks whose costs differ by less count as equally dear (`retention`); 1: none do.
+    cost_slope: a block at position i costs 1 + cost_slope * i to compute again; the default is for 512 tokens.
+    cost_bucket_ratio: blocks whose costs differ by less count as equally expensive (`retention`); 1: none do.
     cached_workloads: those whose blocks `workload-aware-lru` keeps.
     """
 

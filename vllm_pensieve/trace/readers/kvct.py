@@ -1,65 +1,164 @@
-"""kv-cache-tester: one coding-agent session a line, blocks of 64 tokens, times since the session's start.
+"""kv-cache-tester (also Weka traces, AgentX): one coding-agent session a record or a file, times since its start.
 
-The sessions carry no clock time. They are spread over 24 hours, and blocks are made of 512 tokens as in Mooncake.
-Only the main agent's requests count; copies of another session are left out.
+The sessions carry no clock time: their starts are spread over 24 hours. Sub-agents are sessions of their own that share
+their parent's block ids; copies of another session are left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Iterator
+from math import lcm
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.trace.numbering import renumber
 from vllm_pensieve.trace.readers.builder import TraceBuilder
+from vllm_pensieve.trace.readers.identities import Identities
 from vllm_pensieve.trace.readers.lines import LineReader
-from vllm_pensieve.trace.readers.records import KvctRequest, KvctSession
+from vllm_pensieve.trace.readers.records import GLOBAL_SCOPE, KvctRequest, KvctSession
+from vllm_pensieve.trace.wording import counted
 
 NAME = "kvct"
-BLOCK_TOKENS = 512
 SPREAD_S = 24 * 3600.0
 SEED = 0
+SUBAGENT = "subagent"
 
 
-def read(lines: LineReader, builder: TraceBuilder) -> int:
-    """Add all sessions' requests; return tokens of a block."""
+class _Entry(NamedTuple):
+    """A request and who sent it. marker_s: when its sub-agents began, one within another; () for the main agent."""
+
+    request: KvctRequest
+    session: Hashable
+    marker_s: tuple[float, ...]
+
+
+def read(lines: LineReader, builder: TraceBuilder) -> int | None:
+    """Add all sessions' requests; return tokens of a block: as declared, or merged to the size asked for."""
     sessions = [
         session
         for number, session in lines.records(KvctSession, NAME)
-        if session.duplicate_of is None and _block_fits(session, number, lines)
+        if session.duplicate_of is None
+        and _block_fits(session, number, lines, builder.asked_tokens)
     ]
+    if not sessions:
+        return None
+    block_tokens = builder.asked_tokens or _common_size(sessions, lines)
+    entries = [list(_entries(session, (number,))) for number, session in enumerate(sessions)]
+    relative = any(_before_its_marker(entry) for own in entries for entry in own)
     starts_s = np.random.default_rng(SEED).uniform(0, SPREAD_S, len(sessions))
     next_id = 0
-    for start_s, session in zip(starts_s, sessions, strict=True):
-        own = [request for request in session.requests if request.type != "subagent"]
-        blocks = merge_blocks(
-            [_runs(request) for request in own], BLOCK_TOKENS // session.block_size
-        )
-        highest = 0
-        for request, ids in zip(own, blocks, strict=True):
-            highest = max(highest, int(ids.max(initial=0)))
+    for members in _scopes(sessions):
+        identities = Identities()
+        blocks = [
+            merged
+            for i in members
+            for merged in _merged(entries[i], block_tokens // sessions[i].block_size, identities)
+        ]
+        numbers, unique = _dense(blocks)
+        own = [(starts_s[i], entry) for i in members for entry in entries[i]]
+        for (start_s, entry), ids in zip(own, numbers, strict=True):
+            request = entry.request
             builder.add(
-                start_s + request.t,
-                ids + next_id,
+                start_s + request.t + (sum(entry.marker_s) if relative else 0.0),
+                None if ids is None else ids + next_id,
                 request.input_tokens,
-                request.output_tokens,
-                session=session.id,
+                request.output_tokens or 0,
+                session=entry.session,
             )
-        next_id += highest + 1
-    return BLOCK_TOKENS
+        next_id += unique
+    builder.notes += _about_subagents(entries, relative)
+    return block_tokens
 
 
-def _block_fits(session: KvctSession, number: int, lines: LineReader) -> bool:
-    if BLOCK_TOKENS % session.block_size == 0:
+def _block_fits(
+    session: KvctSession, number: int, lines: LineReader, block_tokens: int | None
+) -> bool:
+    if block_tokens is None or block_tokens % session.block_size == 0:
         return True
-    lines.bad(number, f"blocks of {session.block_size} tokens do not divide {BLOCK_TOKENS}")
+    lines.bad(number, f"blocks of {session.block_size} tokens do not divide {block_tokens}")
     return False
+
+
+def _common_size(sessions: list[KvctSession], lines: LineReader) -> int:
+    sizes = sorted({session.block_size for session in sessions})
+    if len(sizes) > 1:
+        raise TraceError(
+            f"{lines.path}: sessions have blocks of {', '.join(map(str, sizes))} tokens; "
+            f"--block-tokens {lcm(*sizes)} makes them of one size"
+        )
+    return sizes[0]
+
+
+def _entries(
+    session: KvctSession | KvctRequest,
+    name: tuple[int, ...],
+    markers_s: tuple[float, ...] = (),
+) -> Iterator[_Entry]:
+    """The requests of a session and of the agents below it. name: of the agent, as a path of numbers."""
+    for number, request in enumerate(session.requests or ()):
+        if request.type == SUBAGENT:
+            yield from _entries(request, (*name, number), (*markers_s, request.t))
+        else:
+            yield _Entry(request, name, markers_s)
+
+
+def _before_its_marker(entry: _Entry) -> bool:
+    """Whether an absolute time would mean that a sub-agent sent this before it came to be."""
+    return bool(entry.marker_s) and entry.request.t < entry.marker_s[-1]
+
+
+def _scopes(sessions: list[KvctSession]) -> Iterable[list[int]]:
+    """Sessions that share their block ids, by number: each alone, but all of global scope together."""
+    shared = [i for i, session in enumerate(sessions) if session.hash_id_scope == GLOBAL_SCOPE]
+    alone = [[i] for i, session in enumerate(sessions) if session.hash_id_scope != GLOBAL_SCOPE]
+    return [*alone, shared] if shared else alone
+
+
+def _merged(
+    entries: list[_Entry], factor: int, identities: Identities
+) -> list[NDArray[np.int64] | None]:
+    """Blocks of `factor` small ones of each request; None where nothing is known of them."""
+    runs = merge_blocks([_runs(entry.request) for entry in entries], factor)
+    return [
+        own
+        if entry.request.hash_runs is not None
+        else None
+        if entry.request.hash_ids is None
+        else identities.numbers(entry.request.hash_ids[factor - 1 :: factor])
+        for entry, own in zip(entries, runs, strict=True)
+    ]
 
 
 def _runs(request: KvctRequest) -> NDArray[np.int64]:
     """[runs, 2], first and last id of each."""
-    if request.hash_runs is not None:
-        return np.array(request.hash_runs, np.int64).reshape(-1, 2)
-    ids = np.array(request.hash_ids, np.int64)
-    return np.stack([ids, ids], axis=1)
+    return np.array(request.hash_runs or (), np.int64).reshape(-1, 2)
+
+
+def _dense(
+    blocks: list[NDArray[np.int64] | None],
+) -> tuple[list[NDArray[np.int64] | None], int]:
+    """The same with numbers from 0, and how many there are."""
+    known = [ids for ids in blocks if ids is not None]
+    if not known:
+        return blocks, 0
+    numbers, unique = renumber(np.concatenate(known))
+    parts = iter(np.split(numbers.astype(np.int64), np.cumsum([len(ids) for ids in known])[:-1]))
+    return [None if ids is None else next(parts) for ids in blocks], unique
+
+
+def _about_subagents(entries: list[list[_Entry]], relative: bool) -> list[str]:
+    nested = [entry for own in entries for entry in own if entry.marker_s]
+    if not nested:
+        return []
+    agents = len({entry.session for entry in nested})
+    clock = "their agent's start" if relative else "the session's start"
+    return [
+        f"{counted(agents, 'sub-agent')} with {counted(len(nested), 'request')} counted as sessions of their own, "
+        f"their times read as since {clock}"
+    ]
 
 
 def merge_blocks(requests: list[NDArray[np.int64]], factor: int) -> list[NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""Lines of a plain or gzipped file, with their numbers, and what is done about bad ones."""
+"""Records of a plain or gzipped file, with their numbers, and what is done about bad ones."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import IO, TypeVar, cast
 
 import msgspec
-from msgspec import UNSET
 
 from vllm_pensieve.trace.errors import TraceError
-from vllm_pensieve.trace.readers.detect import format_of_line
+from vllm_pensieve.trace.readers.detect import UNREADABLE, format_of_line
+from vllm_pensieve.trace.readers.records import is_foreign
 
 GZIP_MAGIC = b"\x1f\x8b"
-FOREIGN_MARKS = ("not_if_request_id", "not_if_chat_id")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 Record = TypeVar("Record")
 
 
@@ -24,25 +24,34 @@ class BadLine(ValueError):
 
 
 class LineReader:
-    """Reads one file line by line; bad lines are noted in `skipped`, or stop the reading if `strict`."""
+    """Reads one file record by record: one a line, or all in one JSON document (an object, or a list of them).
+
+    Bad records are noted in `skipped`, or stop the reading if `strict`. `count`: records met by `records` so far.
+    """
 
     def __init__(self, path: Path, strict: bool) -> None:
         self.path = path
         self.skipped: list[str] = []
+        self.count = 0
         self._strict = strict
+        self._noun = "line"
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Number from 1 and content of every line that is not blank.
+        """Number from 1 and content of every record that is not blank.
 
         Raises:
-            TraceError: the file cannot be read, or its gzip stream is damaged.
+            TraceError: the file cannot be read, its gzip stream is damaged, or its one JSON document is.
         """
         number = 0
         try:
+            if (document := self._document()) is not None:
+                self._noun = "record"
+                yield from enumerate(document, 1)
+                return
             with self._open() as file:
                 for number, line in enumerate(file, 1):
                     if not line.isspace():
-                        yield number, line
+                        yield number, line.removeprefix(BYTE_ORDER_MARK)
         except EOFError as error:
             raise TraceError(
                 f"{self.path}: the gzip stream ends too early, after {number} lines; "
@@ -60,33 +69,68 @@ class LineReader:
             packed = file.read(2) == GZIP_MAGIC
         return cast(IO[bytes], gzip.open(self.path) if packed else self.path.open("rb"))
 
+    def _document(self) -> list[bytes] | None:
+        """The records of a file that is one JSON document; None where each line is to be one.
+
+        Raises:
+            TraceError: nothing but a document can begin with such a line, and it is damaged.
+        """
+        with self._open() as file:
+            first = next((line for line in file if not line.isspace()), b"")
+            first = first.strip().removeprefix(BYTE_ORDER_MARK)
+            if not first.startswith((b"{", b"[")) or _is_json(first, dict):
+                return None
+            content = first + file.read()
+        try:
+            if first.startswith(b"["):
+                return [
+                    bytes(part) for part in msgspec.json.decode(content, type=list[msgspec.Raw])
+                ]
+            return [bytes(msgspec.json.decode(content, type=msgspec.Raw))]
+        except UNREADABLE as error:
+            if first in (b"{", b"["):
+                raise TraceError(
+                    f"{self.path}: is one JSON document, and a damaged one: {error}"
+                ) from error
+            return None
+
     def bad(self, number: int, reason: str) -> None:
-        """Note a bad line. TraceError if reading is strict."""
-        text = f"line {number}: {reason}"
+        """Note a bad record. TraceError if reading is strict."""
+        text = f"{self._noun} {number}: {reason}"
         if self._strict:
             raise TraceError(f"{self.path}: {text}")
         self.skipped.append(text)
 
     def records(self, kind: type[Record], format_name: str) -> Iterator[tuple[int, Record]]:
-        """Number and record of every line that holds one; others are noted.
+        """Number and record of everything that is one; the rest is noted.
 
         Raises:
-            TraceError: a line is of another format.
+            TraceError: a record is of another format.
         """
         decoder = msgspec.json.Decoder(kind)
         for number, line in self:
+            self.count += 1
             try:
                 record = decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 if format_of_line(line) not in (None, format_name):
                     self._refuse_mixture(number, format_name)
                 self.bad(number, str(error))
                 continue
-            if any(getattr(record, mark, UNSET) is not UNSET for mark in FOREIGN_MARKS):
+            if is_foreign(record):
                 self._refuse_mixture(number, format_name)
             yield number, record
 
     def _refuse_mixture(self, number: int, format_name: str) -> None:
         raise TraceError(
-            f"{self.path}: line {number} is of another format than {format_name}; give each format a file of its own"
+            f"{self.path}: {self._noun} {number} is of another format than {format_name}; "
+            "give each format a file of its own"
         )
+
+
+def _is_json(text: bytes, kind: type) -> bool:
+    try:
+        msgspec.json.decode(text, type=kind)
+    except UNREADABLE:
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""The files of a folder, read as one trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.trace.readers.detect import format_of_line
+from vllm_pensieve.trace.readers.lines import LineReader, Record
+
+ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+
+
+class FolderReader:
+    """Has the interface of a `LineReader`; a file that is of no known format counts as one bad record."""
+
+    def __init__(self, path: Path, strict: bool) -> None:
+        """Raises TraceError if the folder has no file that could be a trace."""
+        self.path = path
+        self.skipped: list[str] = []
+        self.count = 0
+        self._strict = strict
+        self._file: LineReader | None = None
+        try:
+            self._files = sorted(
+                file for file in path.iterdir() if file.is_file() and file.name.endswith(ENDINGS)
+            )
+        except OSError as error:
+            raise TraceError(f"{path}: cannot be read: {error.strerror}") from error
+        if not self._files:
+            raise TraceError(f"{path}: no file in this folder ends in {', '.join(ENDINGS)}")
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Records of all files, numbered within each."""
+        for file in self._files:
+            yield from LineReader(file, self._strict)
+
+    def bad(self, number: int, reason: str) -> None:
+        """Note a bad record of the file that is being read. TraceError if reading is strict."""
+        assert self._file is not None
+        self._file.bad(number, reason)
+
+    def records(self, kind: type[Record], format_name: str) -> Iterator[tuple[int, Record]]:
+        """Number within its file and record of everything that is one; the rest is noted.
+
+        Raises:
+            TraceError: a record is of another format; with `strict`, also if a file has none of any.
+        """
+        for path in self._files:
+            self._file = LineReader(path, self._strict)
+            if any(format_of_line(line) for _, line in LineReader(path, self._strict)):
+                yield from self._file.records(kind, format_name)
+            else:
+                self._file.count = 1
+                self._file.bad(1, "no record of a known format in this file")
+            self.count += self._file.count
+            self.skipped += [f"{path.name} {text}" for text in self._file.skipped]
