@@ -74,6 +74,32 @@ def test_memory_that_the_kv_cache_takes_is_not_there_for_the_host_tier(engine_ar
         configure(8.0, kv_cache_memory_bytes=1)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told", "warnings"),
+    [
+        ({}, "with its defaults.", "a custom scheduler class: that"),
+        (
+            {"verify_swaps": True, "host_cache_gib": 0.001, "recovery": True},
+            "with host_cache_gib=0.001, verify_swaps=True.",
+            "a custom scheduler class and of an experimental KV connector: that",
+        ),
+    ],
+)
+def test_the_start_log_tells_version_settings_and_which_warnings_are_intended(
+    engine_args, caplog_vllm, settings, told, warnings
+):
+    from vllm import logger
+
+    from vllm_pensieve import __version__
+
+    logger._print_info_once.cache_clear()  # this process has made engines before
+    args = engine_args(additional_config={"pensieve": settings})
+    plugin.configure(args)
+    plugin.configure(args)  # vLLM makes the configuration twice at times
+    (line,) = [r.getMessage() for r in caplog_vllm.records if "is on with" in r.getMessage()]
+    assert line.startswith(f"Pensieve {__version__} is on {told} vLLM warns of {warnings}")
+
+
 def test_another_scheduler_is_refused(engine_args):
     args = engine_args(additional_config={"pensieve": {}}, scheduler_cls="my.Scheduler")
     with pytest.raises(ConfigError, match=r"scheduler_cls is 'my\.Scheduler'; remove that option"):

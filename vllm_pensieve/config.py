@@ -114,6 +114,12 @@ class PensieveConfig:
         if not 0 <= self.load_cost_flops_per_byte < math.inf:
             _refuse("load_cost_flops_per_byte", self.load_cost_flops_per_byte, "0 or more")
 
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults, by name."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> PensieveConfig:
         """Build from a mapping of setting names to values.

@@ -63,6 +63,24 @@ def configure(engine_args: EngineArgs) -> None:
     if config.trace_prefix:
         _make_way_for_the_trace(engine_args, config.trace_prefix)
     report_pensieve_stats()
+    _tell_settings(engine_args, config)
+
+
+def _tell_settings(engine_args: EngineArgs, config: PensieveConfig) -> None:
+    from vllm.logger import init_logger
+
+    from vllm_pensieve import __version__
+    from vllm_pensieve.compat import CONNECTOR
+
+    connector = engine_args.kv_transfer_config
+    with_connector = connector is not None and connector.kv_connector == CONNECTOR
+    init_logger("vllm.pensieve").info_once(
+        "Pensieve %s is on with %s. vLLM warns of a custom scheduler class%s: that is the plugin, and intended.",
+        __version__,
+        ", ".join(f"{name}={value!r}" for name, value in config.changed().items())
+        or "its defaults",
+        " and of an experimental KV connector" if with_connector else "",
+    )
 
 
 def _make_way_for_the_trace(engine_args: EngineArgs, prefix: str) -> None:
