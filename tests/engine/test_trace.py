@@ -112,7 +112,7 @@ def test_blocks_are_recorded_as_often_as_vllm_s_own_metrics_see_them_go(measured
     from tests.engine.served import token_ids, tokens
 
     served, prefix = measured
-    histories = [tokens(150, seed=seed) for seed in range(3)]
+    histories = [tokens(150, seed=seed) for seed in range(6)]
     for turn in range(4):
         for chat, history in enumerate(histories):
             history += tokens(60, seed=100 * turn + chat)
