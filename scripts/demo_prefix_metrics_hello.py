@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Greet vLLM a few times, and show how much of each prompt was in the cache.
 
-python scripts/demo_prefix_metrics_hello.py [--simulate]
+python scripts/demo_prefix_metrics_hello.py [--simulate] [--out DIR]
+
+The trace is /tmp/prefix_metrics_toy_requests.jsonl and _blocks.jsonl.
 """
 
 import typer

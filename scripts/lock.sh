@@ -8,10 +8,10 @@ cd "$(dirname "$0")/.."
 torch=$(grep -o 'torch==[^"]*' pyproject.toml)
 eval "$(.venv/bin/python scripts/setup_indexes.py "${torch#torch==}")"
 
-lock() { # FILE GROUP...: pins for all supported Pythons on Linux, without what pyproject.toml overrides away
+lock() { # FILE OPTION...: pins for all supported Pythons on Linux, without what pyproject.toml overrides away
     local file=$1
     shift
-    .venv/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra cpu "$@" \
+    .venv/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra cpu --extra datasets "$@" \
         --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file "$file.new"
     {
         echo "# Written by scripts/lock.sh from pyproject.toml."
@@ -23,6 +23,6 @@ lock() { # FILE GROUP...: pins for all supported Pythons on Linux, without what 
 touch requirements/cpu.txt requirements/dev.txt
 cp requirements/cpu.txt requirements/cpu.txt.new # uv keeps the pins it finds there where they still fit
 lock requirements/cpu.txt --group setup "$@"
-cp requirements/cpu.txt requirements/dev.txt.new
-lock requirements/dev.txt --group setup --group dev --constraint requirements/cpu.txt "$@"
+cp requirements/dev.txt requirements/dev.txt.new
+lock requirements/dev.txt --group setup --extra dev --constraint requirements/cpu.txt "$@"
 wc -l requirements/cpu.txt requirements/dev.txt

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -11,7 +12,20 @@ from vllm_pensieve.config import (
     default_max_new_tokens,
     profile_folder,
     switched_on,
+    vllm_cache_settings,
 )
+
+
+def test_vllm_keeps_its_files_among_temporary_ones_where_its_own_place_cannot_be_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "a file").touch()
+    theirs = {"XDG_CACHE_HOME": str(tmp_path / "a file")}
+    (added,) = vllm_cache_settings(theirs).items()
+    assert added == ("VLLM_CACHE_ROOT", str(tmp_path / f"vllm-pensieve-{os.getuid()}" / "vllm"))
+    assert vllm_cache_settings({"XDG_CACHE_HOME": str(tmp_path / "new")}) == {}
+    assert vllm_cache_settings(theirs | {"VLLM_CACHE_ROOT": "/elsewhere"}) == {}
 
 
 @pytest.mark.parametrize("environment", [{}, {"VLLM_PENSIEVE": "0"}, {"VLLM_PENSIEVE": ""}])

@@ -6,6 +6,8 @@ import threading
 import pytest
 
 from vllm_pensieve import demo_model
+from vllm_pensieve.config import temporary_folder
+from vllm_pensieve.workloads.errors import UsageError
 
 pytest.importorskip("transformers")
 
@@ -133,6 +135,9 @@ def test_a_failure_while_making_leaves_nothing(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(demo_model, "_weights", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    with pytest.raises(UsageError, match="cannot be written: disk full; disk full"):
         demo_model.ensure_demo_model()
     assert list(demo_model.cache_folder().iterdir()) == []
+    assert list(temporary_folder().iterdir()) == []

@@ -76,6 +76,32 @@ def test_memory_that_the_kv_cache_takes_is_not_there_for_the_host_tier(engine_ar
         configure(8.0, kv_cache_memory_bytes=1)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told", "warnings"),
+    [
+        ({}, "with its defaults.", "a custom scheduler class: that"),
+        (
+            {"verify_swaps": True, "host_cache_gib": 0.001, "recovery": True},
+            "with host_cache_gib=0.001, verify_swaps=True.",
+            "a custom scheduler class and of an experimental KV connector: that",
+        ),
+    ],
+)
+def test_the_start_log_tells_version_settings_and_which_warnings_are_intended(
+    engine_args, caplog_vllm, settings, told, warnings
+):
+    from vllm import logger
+
+    from vllm_pensieve import __version__
+
+    logger._print_info_once.cache_clear()  # this process has made engines before
+    args = engine_args(additional_config={"pensieve": settings})
+    plugin.configure(args)
+    plugin.configure(args)  # vLLM makes the configuration twice at times
+    (line,) = [r.getMessage() for r in caplog_vllm.records if "is on with" in r.getMessage()]
+    assert line.startswith(f"Pensieve {__version__} is on {told} vLLM warns of {warnings}")
+
+
 def test_another_scheduler_is_refused(engine_args):
     args = engine_args(additional_config={"pensieve": {}}, scheduler_cls="my.Scheduler")
     with pytest.raises(ConfigError, match=r"scheduler_cls is 'my\.Scheduler'; remove that option"):
@@ -100,6 +126,35 @@ def test_more_host_memory_than_there_is_is_refused_with_both_numbers(engine_args
     args = engine_args(additional_config={"pensieve": {"host_cache_gib": 1_000_000}})
     with pytest.raises(ConfigError, match=r"host_cache_gib=1000000 .* [\d.]+ GiB are available"):
         plugin.configure(args)
+
+
+def test_a_trace_that_could_not_be_written_is_refused_before_anything_is_loaded(
+    engine_args, tmp_path, monkeypatch
+):
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    from vllm_pensieve.trace.writer import TraceWriter
+
+    monkeypatch.setattr(CoreEngineProcManager, "shutdown", CoreEngineProcManager.shutdown)
+
+    def configured(prefix, **options):
+        settings = {"pensieve": {"trace_prefix": str(prefix)}}
+        plugin.configure(engine_args(additional_config=settings, **options))
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"trace .*file/t_.* cannot be written: .* choose another"
+    ):
+        configured(tmp_path / "file" / "t")
+    writer = TraceWriter(str(tmp_path / "t"), 10**9)
+    with pytest.raises(ConfigError, match=r"t_requests\.jsonl is being written by another engine"):
+        configured(tmp_path / "t")
+    configured(tmp_path / "t", data_parallel_rank=1)  # another engine of the same servers
+    writer.close()
+    configured(tmp_path / "t")
+    configured(tmp_path / "new" / "t")
+    assert CoreEngineProcManager.shutdown.leaves_time_for_traces
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_connector_of_the_users_is_kept_and_what_is_off_is_said(engine_args, caplog_vllm):

@@ -40,6 +40,7 @@ CONNECTOR_MODULE = "vllm_pensieve.swap.connector"
 HOOKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("vllm.engine.arg_utils", "EngineArgs.create_engine_config", ()),
     ("vllm.utils.ompmultiprocessing", "OMPProcessManager", ("config",)),
+    (ENGINE_CORE, "EngineCore.add_lora", ("lora_request",)),
     (ENGINE_CORE, "EngineCore.shutdown", ()),
     (ENGINE_CORE, "EngineCoreProc._handle_shutdown", ()),
     (ENGINE_CORE, "EngineCoreProc._send_abort_outputs", ("aborted_reqs",)),

@@ -10,6 +10,8 @@ import difflib
 import json
 import math
 import os
+import stat
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ NO_PROFILE = "none"
 HASHED, PLAIN = SESSION_ID_FORMS = ("hashed", "plain")
 MAX_TRACE_MB = 1e9
 MAX_NEW_TOKENS = "MAX_NEW_TOKENS"
+VLLM_CACHE = "VLLM_CACHE_ROOT"
 
 
 class ConfigError(ValueError):
@@ -111,6 +114,12 @@ class PensieveConfig:
         if not 0 <= self.load_cost_flops_per_byte < math.inf:
             _refuse("load_cost_flops_per_byte", self.load_cost_flops_per_byte, "0 or more")
 
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults, by name."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> PensieveConfig:
         """Build from a mapping of setting names to values.
@@ -177,8 +186,42 @@ def default_max_new_tokens(otherwise: int, environment: Mapping[str, str] | None
 
 def cache_folder() -> Path:
     """This package's folder under XDG_CACHE_HOME (default ~/.cache); it may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "vllm-pensieve"
+
+
+def temporary_folder() -> Path:
+    """This user's folder for temporary files, for what would be in `cache_folder()` if that could be written.
+
+    Raises:
+        OSError: it can be neither made nor trusted: somebody else may write there.
+    """
+    folder = Path(tempfile.gettempdir()) / f"vllm-pensieve-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{folder} is not a folder of this user alone")
+    return folder
+
+
+def vllm_cache_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment so that vLLM keeps its files where that is possible; nothing if it chose so.
+
+    It would end its attempts with a traceback each where the user's cache folder cannot be written.
+    """
+    base = environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if VLLM_CACHE in environment or _can_be_written(Path(base) / "vllm"):
+        return {}
+    try:
+        return {VLLM_CACHE: str(temporary_folder() / "vllm")}
+    except OSError:
+        return {}
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether a folder can be, or could be made."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    return there is not None and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def profile_folder() -> Path:

@@ -19,7 +19,8 @@ import string
 import tempfile
 from pathlib import Path
 
-from vllm_pensieve.config import cache_folder
+from vllm_pensieve.config import cache_folder, temporary_folder
+from vllm_pensieve.workloads.errors import UsageError
 
 DEMO_MODEL_NAME = "demo"
 DEMO_MODEL_VERSION = 1
@@ -60,10 +61,29 @@ def resolve_model(name: str) -> str:
 def ensure_demo_model() -> Path:
     """Return the demo model's folder; make it first if it is not there.
 
-    It is written beside its place and renamed, so a folder with this name is always complete, also
-    when two processes make it at once. Raises OSError if the cache folder cannot be written.
+    It lies in the cache folder, or among temporary files where that cannot be written.
+
+    Raises:
+        UsageError: neither can be written.
     """
-    target = cache_folder() / f"demo-model-{DEMO_MODEL_VERSION}"
+    name = f"demo-model-{DEMO_MODEL_VERSION}"
+    try:
+        return _ensure_model(cache_folder() / name)
+    except OSError as error:
+        try:
+            return _ensure_model(temporary_folder() / name)
+        except OSError as second:
+            raise UsageError(
+                f"the demo model cannot be written: {error}; {second}. Set XDG_CACHE_HOME to a folder that can be"
+            ) from second
+
+
+def _ensure_model(target: Path) -> Path:
+    """`target`, with the model in it.
+
+    It is written beside its place and renamed, so a folder with this name is always complete, also
+    when two processes make it at once. Raises OSError if it cannot be written.
+    """
     if (target / "config.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

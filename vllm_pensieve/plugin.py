@@ -61,18 +61,39 @@ def configure(engine_args: EngineArgs) -> None:
     if config.host_cache_gib:
         _add_host_tier(engine_args, config)
     if config.trace_prefix:
-        _make_way_for_the_trace(config.trace_prefix)
+        _make_way_for_the_trace(engine_args, config.trace_prefix)
     report_pensieve_stats()
+    _tell_settings(engine_args, config)
 
 
-def _make_way_for_the_trace(prefix: str) -> None:
+def _tell_settings(engine_args: EngineArgs, config: PensieveConfig) -> None:
+    from vllm.logger import init_logger
+
+    from vllm_pensieve import __version__
+    from vllm_pensieve.compat import CONNECTOR
+
+    connector = engine_args.kv_transfer_config
+    with_connector = connector is not None and connector.kv_connector == CONNECTOR
+    init_logger("vllm.pensieve").info_once(
+        "Pensieve %s is on with %s. vLLM warns of a custom scheduler class%s: that is the plugin, and intended.",
+        __version__,
+        ", ".join(f"{name}={value!r}" for name, value in config.changed().items())
+        or "its defaults",
+        " and of an experimental KV connector" if with_connector else "",
+    )
+
+
+def _make_way_for_the_trace(engine_args: EngineArgs, prefix: str) -> None:
     from vllm_pensieve.compat import leave_time_for_traces
     from vllm_pensieve.trace.errors import TraceError
-    from vllm_pensieve.trace.files import check_place
+    from vllm_pensieve.trace.files import check_place, engine_prefix
 
     if multiprocessing.parent_process() is None:  # else our own engine may be writing it already
         try:
-            check_place(prefix)
+            first_engine = (
+                engine_args.data_parallel_rank or engine_args.data_parallel_start_rank or 0
+            )
+            check_place(engine_prefix(prefix, first_engine))
         except TraceError as error:
             raise ConfigError(f"pensieve: {error}.") from error
     leave_time_for_traces(TRACE_END_S)

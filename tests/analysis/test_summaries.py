@@ -78,6 +78,36 @@ def test_what_was_not_recorded_is_replayed_with_the_same_result(chats):
     assert sorted(replayed.reuse_gaps_s) == sorted(measured.reuse_gaps_s)
 
 
+def test_blocks_that_have_no_line_are_noticed_and_the_requests_replayed_instead(chats):
+    """As after a kill, which leaves only the lines of blocks that had gone."""
+    measured = read_prefix_stats(chats)
+    path = Path(f"{chats}_blocks.jsonl")
+    _, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rest))
+    partial = read_prefix_stats(chats)
+    assert partial.block_source == f"{REPLAYED}, since 1 blocks have no line, as after a kill"
+    assert sorted(partial.block_hits) == sorted(measured.block_hits)
+    path.write_text("")
+    assert "since 14 blocks have no line" in read_prefix_stats(chats).block_source
+
+
+def test_further_choices_of_one_request_are_left_out(chats):
+    alone = summarize(read_prefix_stats(chats))
+    path = Path(f"{chats}_requests.jsonl")
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[-1])
+    for choice in (1, 2):
+        again = {"choice": choice, "request_id": f"{choice}_x", "reuse_fraction": 1.0}
+        lines.append(json.dumps(record | again))
+    path.write_text("\n".join(lines))
+    stats = read_prefix_stats(chats)
+    assert "2 lines are further choices of a request" in " ".join(stats.trace.notes)
+    with_choices = summarize(stats)
+    for summary in (alone, with_choices):
+        del summary["trace"]
+    assert with_choices == alone and alone["reuse_fraction"]["count"] == 6
+
+
 def test_any_format_can_be_summarised(tmp_path):
     trace = read_trace(write(tmp_path / "chat.jsonl", MOONCAKE))
     assert replayed_reuse(trace).tolist() == [0.0, 1 / 3]
@@ -103,7 +133,7 @@ def test_bad_lines_of_both_files_are_counted_and_strict_stops(chats):
 def test_a_summary_is_printed_and_written(chats, tmp_path):
     out = tmp_path / "summary.json"
     printed = pensieve("trace", "summarize", chats, "--json", out)
-    assert "share of a prompt found in the cache, measured" in printed
+    assert "prompts: measured; blocks: measured" in printed
     assert "66.7%" in printed
     assert json.loads(out.read_text()) == summarize(read_prefix_stats(chats))
 
@@ -121,16 +151,16 @@ def is_png(path: Path) -> bool:
 
 def test_every_figure_of_a_folder_is_drawn(folder, tmp_path):
     out = tmp_path / "figures"
-    pensieve("trace", "analyze-all", folder, "--policy", "lru,fifo", "--out", out)
+    pensieve("trace", "analyze-all", folder, "--out", out)
     cdfs = {
         f"{name}_cdf_{label}.png"
         for name in ("reuse_fraction", "block_hits", "block_reuse_gaps")
-        for label in ("chat_multi_b32", "summarization_b32", "all")
+        for label in ("chat_multi", "summarization", "all")
     }
     hits = {
         f"cache_hits_{label}_{policy}.png"
-        for label in ("chat_multi_b32", "summarization_b32")
-        for policy in ("lru", "fifo")
+        for label in ("chat_multi", "summarization")
+        for policy in ("LRU", "FIFO")
     }
     assert {path.name for path in out.iterdir()} == cdfs | hits
     assert all(map(is_png, out.iterdir()))
@@ -161,6 +191,45 @@ def test_blocks_of_twice_the_size_are_half_as_many(chats):
     assert double.unique_blocks == 2 * 3
     assert replayed_reuse(double).tolist() == pytest.approx([0, 0, 1 / 2, 1 / 2, 2 / 3, 2 / 3])
     assert coarsen(trace, BLOCK_TOKENS) == trace
+
+
+def test_merged_blocks_have_ends_of_their_own_where_recorded_ones_have(tmp_path):
+    """Prompts of 1 to 9 blocks of 16 and 3 tokens more; each begins as the one before it."""
+    requests = [
+        {
+            "request_id": f"{n}",
+            "timestamp": n,
+            "input_length": 16 * n + 3,
+            "output_length": 1,
+            "hash_ids": [*range(n), 100 + n],
+            "block_tokens": 16,
+        }
+        for n in range(1, 10)
+    ]
+    merged = coarsen(read_trace(write(tmp_path / "a_requests.jsonl", requests)), 64)
+    assert np.diff(merged.offsets).tolist() == [(16 * n + 3 + 63) // 64 for n in range(1, 10)]
+    assert merged.accesses - merged.unique_blocks == sum(n // 4 for n in range(1, 10)) - 2
+
+
+def test_all_prompts_end_in_full_blocks_and_only_merged_ones_are_left_over(tmp_path):
+    """Three blocks of 16, no end: the third is no full block of 32, so the same prompt again hits one block of two."""
+    requests = [
+        {
+            "request_id": f"{n}",
+            "timestamp": n,
+            "input_length": 48,
+            "output_length": 1,
+            "hash_ids": [1, 2, 3],
+            "block_tokens": 16,
+        }
+        for n in range(2)
+    ]
+    merged = coarsen(read_trace(write(tmp_path / "a_requests.jsonl", requests)), 32)
+    assert (merged.accesses, merged.infinite_hits) == (4, 1)
+
+
+def test_block_sizes_that_cannot_be_merged_are_refused(chats):
+    trace = read_trace(chats)
     with pytest.raises(TraceError, match="blocks of 16 cannot be made of them, only multiples"):
         coarsen(trace, 16)
     with pytest.raises(TraceError, match="no prompt fills a block of 320 tokens"):
@@ -186,13 +255,14 @@ def test_traces_are_interleaved_by_time_and_share_no_block(folder):
 def test_in_a_mix_keeping_what_repeats_beats_lru_and_every_block_is_counted_once(folder, tmp_path):
     out = tmp_path / "mixed.json"
     printed = pensieve("trace", "mix", folder, "--capacity", 25, "--json", out, "--out", tmp_path)
-    assert "workload-aware LRU keeps chat_multi" in printed
+    assert "workload-aware LRU, which keeps chat_multi alone" in printed
     written = json.loads(out.read_text())
     rates = {(row["policy"], row["workload"]): row for row in written["results"]}
     for policy in ("lru", "fifo", "workload-aware-lru"):
         parts = [rates[policy, name] for name in ("chat_multi", "summarization")]
         for column in ("accesses", "hits_any", "hits_prefix"):
             assert sum(part[column] for part in parts) == rates[policy, "overall"][column]
+            assert rates[policy, "overall"]["accesses"] == 110
     assert rates["workload-aware-lru", "chat_multi"]["hit_rate"] == pytest.approx(16 / 30)
     assert rates["lru", "overall"]["hit_rate"] < rates["workload-aware-lru", "overall"]["hit_rate"]
     assert is_png(tmp_path / "cache_hits_mixed.png")
@@ -206,7 +276,7 @@ def test_in_a_mix_keeping_what_repeats_beats_lru_and_every_block_is_counted_once
         (("trace", "analyze-all", "EMPTY"), r"has no \*_requests.jsonl; record traces"),
         (("trace", "policies", "CHATS", "32", "mru"), "unknown policy 'mru'"),
         (("trace", "policies", "CHATS", "48", "lru"), "blocks of 32 tokens; only multiples can be made of them"),
-        (("trace", "mix", "FOLDER", "--block", "64"), "no trace has blocks of 64 tokens; there are"),
+        (("trace", "mix", "FOLDER", "--block", "64"), "no trace has blocks of 64 tokens, only of 32"),
         (("trace", "mix", "FOLDER", "--cache-workloads", "qa"), "has no workload 'qa'"),
         (("report", "CHATS", "-o", "absent/r.html"), "there is no folder absent"),
     ],
@@ -218,13 +288,13 @@ def test_bad_input_is_refused(folder, chats, arguments, message):
         pensieve(*(known.get(item, item) for item in arguments))
 
 
-def test_block_sizes_are_not_mixed_unasked(folder):
+def test_the_smallest_blocks_are_mixed_unless_others_are_asked_for(folder):
     for kind in ("requests", "blocks"):
         path = folder / f"prefix_chat_multi_b32_{kind}.jsonl"
         path.with_name(path.name.replace("b32", "b64")).write_text(path.read_text())
-    with pytest.raises(UsageError, match=r"different block sizes \(32, 64\); choose one with"):
-        pensieve("trace", "mix", folder)
-    assert "workload-aware" in pensieve("trace", "mix", folder, "--block", 64, "--capacity", 5)
+    assert "unique blocks of 32 tokens" in pensieve("trace", "mix", folder)
+    asked = pensieve("trace", "mix", folder, "--block", 64)
+    assert "6 requests, 2 sessions, 30 block lookups, 14 unique blocks of 64 tokens" in asked
 
 
 @pytest.mark.parametrize(
@@ -232,8 +302,8 @@ def test_block_sizes_are_not_mixed_unasked(folder):
     [
         ("summarize_prefix_stats", ("CHATS",), None),
         ("analyze_prefix_stats", ("CHATS",), "block_hits_cdf_chat_multi_b32.png"),
-        ("simulate_cache_policies", ("FOLDER/prefix_chat_multi", "32", "LRU"), "cache_hits_chat_multi_b32_lru.png"),
-        ("analyze_all_prefix_cache", ("FOLDER", "--policy", "lru"), "cache_hits_summarization_b32_lru.png"),
+        ("simulate_cache_policies", ("FOLDER/prefix_chat_multi", "32", "LRU"), "cache_hits_chat_multi_b32_LRU.png"),
+        ("analyze_all_prefix_cache", ("FOLDER", "--policy", "lru"), "cache_hits_summarization_LRU.png"),
         ("simulate_mixed_workloads", ("FOLDER",), "cache_hits_mixed.png"),
     ],
 )  # fmt: skip

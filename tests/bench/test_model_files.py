@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.model_files import PLAIN_CHAT_TEMPLATE, chat_options, context_limit
+from vllm_pensieve.bench.model_files import (
+    PLAIN_CHAT_TEMPLATE,
+    chat_options,
+    context_limit,
+    window_options,
+)
 from vllm_pensieve.kv_shape import KvShape, kv_shape
 
 # As on the hub, without what nothing here reads.
@@ -115,3 +120,17 @@ def test_vllm_takes_the_plain_template_from_its_command_line():
 
     validate_chat_template(PLAIN_CHAT_TEMPLATE)
     assert load_chat_template(PLAIN_CHAT_TEMPLATE) == PLAIN_CHAT_TEMPLATE
+
+
+def test_only_models_with_windows_in_some_layers_are_given_the_option_that_keeps_all_tokens(
+    tmp_path,
+):
+    from tests.originals.models import make_models
+
+    make_models(tmp_path, ["google/gemma-2-27b-it", "gpt2"])
+    gemma = str(tmp_path / "google/gemma-2-27b-it")
+    option = "--disable-hybrid-kv-cache-manager"
+    assert window_options(gemma, ()) == (option,)
+    assert window_options(gemma, (option,)) == ()
+    assert window_options(gemma, ("--no-disable-hybrid-kv-cache-manager",)) == ()
+    assert window_options(str(tmp_path / "gpt2"), ()) == window_options("demo", ()) == ()

@@ -32,6 +32,7 @@ def summary(
 ) -> dict[str, Any]:
     records = {"vllm": served(), "pensieve": served() if own is None else own}
     return {
+        "stepped_back": {},
         "workload": workload,
         "machine": {"load_average_1min": load, "cores": 2},
         "modes": {
@@ -46,6 +47,14 @@ def test_a_sound_comparison_has_no_remark():
     assert remarks(summary()) == []
     assert remarks(summary(load=2.9)) == []
     assert remarks(summary([])) != []
+
+
+def test_that_the_plugin_was_not_at_work_is_said_first():
+    made = summary() | {"stepped_back": {"pensieve": "it has other cache groups"}}
+    (said,) = remarks(made)
+    assert said == (
+        "pensieve: the plugin STEPPED BACK, what was measured is vLLM's own caching: it has other cache groups"
+    )
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,16 @@ def test_sharegpt_is_on_the_hub_under_either_spelling(monkeypatch, name):
         plan_sharegpt(options(name))
 
 
+def test_the_bare_command_takes_generated_texts_where_there_is_no_hub_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    plan = plan_sharegpt(options("sharegt", generated_otherwise=True, min_turns=5, max_turns=6))
+    assert set(turns(plan)) <= {5, 6}
+    assert plan.workload["dataset"] == "generated"
+    assert "ShareGPT cannot be had here" in plan.notes[0]
+    with pytest.raises(UsageError, match=r"nowhere\.json"):
+        plan_sharegpt(options("nowhere.json", generated_otherwise=True))
+
+
 def test_real_conversations_are_taken_within_the_bounds():
     path = SHARED / "sharegpt" / "fastchat_dummy_conversation.json.gz"
     if not path.exists():

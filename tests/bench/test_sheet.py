@@ -38,6 +38,43 @@ def records(slowness: float) -> list[RequestRecord]:
     ]
 
 
+CACHE = {
+    "evictions": {"host": 123, "dropped": 45},
+    "recoveries": 6,
+    "gpu_blocks": 10,
+    "cpu_blocks": 20,
+    "gpu_gb": 0.25,
+    "cpu_gb": 0.125,
+}
+
+
+def test_evictions_recoveries_usage_and_batches_are_in_the_sheet():
+    sheet = make_sheet(all_modes())
+    cells = row(sheet, "Cache and batches", "pensieve")
+    assert cells[:5] == ["0.25 GB", "0.125 GB", "123", "45", "6"]
+    assert row(sheet, "Cache and batches", "vllm")[:5] == ["-"] * 5
+
+
+def test_the_share_from_a_cache_stands_in_the_row_of_each_class():
+    made = all_modes()
+    made["modes"]["pensieve"]["by_class"]["COLD"]["cached_share"] = 0.125
+    (line,) = (
+        line
+        for line in section(make_sheet(made), "By class of user").splitlines()
+        if line.startswith("| COLD | pensieve |")
+    )
+    assert line.endswith("| 12.5% |")
+
+
+def test_notes_on_what_was_changed_and_a_plugin_that_stepped_back_are_remarks():
+    made = all_modes()
+    made["workload"]["notes"] = ["memory: less"]
+    made["stepped_back"] = {"pensieve": "of its windows"}
+    said = section(make_sheet(made | {"remarks": remarks(made)}), "Remarks")
+    assert "- memory: less" in said
+    assert "- pensieve: the plugin STEPPED BACK" in said and "of its windows" in said
+
+
 def summary(*modes: str, turns: int = TURNS, classes: bool = True) -> dict[str, Any]:
     served = {
         mode: [record for record in records(1.0 + index) if record.turn <= turns]
@@ -46,6 +83,7 @@ def summary(*modes: str, turns: int = TURNS, classes: bool = True) -> dict[str, 
     classed = CLASSES if classes else None
     numbers = {
         mode: mode_statistics(own, STATELESS if mode == "vllm" else SOURCES, classed)
+        | {"cache": CACHE if mode == "pensieve" else {}}
         for mode, own in served.items()
     }
     made = {
@@ -74,6 +112,7 @@ def summary(*modes: str, turns: int = TURNS, classes: bool = True) -> dict[str, 
         "outputs_differing": {},
         "modes": numbers,
         "speedup": speedups({mode: [own] for mode, own in served.items()}, classed),
+        "stepped_back": {},
         "unavailable": {},
         "failures": [],
     }
@@ -252,7 +291,7 @@ def test_the_console_shows_the_same_figures_in_80_columns(capsys):
         f"{cold['throughput_rps']:.2f}",
     ]
     turn_10 = [made["speedup"][f"pensieve/{stock}"]["ttft_by_turn"][9] for stock in STOCK]
-    assert ["10", *(f"{factor:.2f}x" for factor in turn_10)] in lines
+    assert ["10", "3", *(f"{factor:.2f}x" for factor in turn_10)] in lines
     assert ["pensieve", "70.0%", "20.0%", "1.0%", "9.0%"] in lines
 
 

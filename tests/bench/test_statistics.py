@@ -4,9 +4,15 @@ import dataclasses
 
 import pytest
 
-from vllm_pensieve.bench.counters import parse_prompt_tokens, prompt_tokens_by_source
+from vllm_pensieve.bench.counters import (
+    Counters,
+    cache_numbers,
+    parse_counters,
+    prompt_tokens_by_source,
+)
 from vllm_pensieve.bench.records import RequestRecord
 from vllm_pensieve.bench.statistics import (
+    batch_sizes,
     first_turns_at_start,
     median_of,
     mode_statistics,
@@ -147,20 +153,58 @@ def test_differing_outputs_are_counted_against_the_first_mode():
 
 def test_the_plugins_counters_are_read_from_the_metrics():
     counted = {"resident": 100, "swapped": 0, "recovered": 12, "new": 8}
-    assert parse_prompt_tokens(METRICS) == counted
-    assert parse_prompt_tokens("vllm:prompt_tokens_total 3.0\n") is None
+    assert parse_counters(METRICS).prompt_tokens == counted
+    assert parse_counters("vllm:prompt_tokens_total 3.0\n") is None
 
 
 def test_prompt_tokens_come_from_the_counters_growth():
-    before = {"resident": 90, "swapped": 0, "recovered": 2, "new": 8}
-    by_source = prompt_tokens_by_source(RECORDS, before, parse_prompt_tokens(METRICS))
+    before = Counters({"resident": 90, "swapped": 0, "recovered": 2, "new": 8}, {}, None, {})
+    by_source = prompt_tokens_by_source(RECORDS, before, parse_counters(METRICS))
     assert by_source == {"total": 20, "resident": 10, "swapped": 0, "recovered": 10, "new": 0}
 
 
 def test_where_the_counters_went_with_the_server_no_source_is_made_up():
-    before = {"resident": 90, "swapped": 0, "recovered": 2, "new": 8}
+    before = Counters({"resident": 90, "swapped": 0, "recovered": 2, "new": 8}, {}, None, {})
     assert prompt_tokens_by_source(RECORDS, before, None) == {"total": 30}
     assert mode_statistics(RECORDS, {"total": 30})["prompt_shares"] == {}
+
+
+PLUGIN_METRICS = """
+vllm:pensieve_prompt_tokens_total{engine="0",source="new"} 5.0
+vllm:pensieve_evictions_total{engine="0",to="host"} 7.0
+vllm:pensieve_evictions_total{engine="1",to="host"} 1.0
+vllm:pensieve_evictions_total{engine="0",to="dropped"} 2.0
+vllm:pensieve_evictions_created{engine="0",to="dropped"} 1.7e9
+vllm:pensieve_recoveries_total{engine="0"} 4.0
+vllm:pensieve_blocks{engine="0",state="resident"} 20.0
+vllm:pensieve_blocks{engine="0",state="swapped"} 10.0
+"""
+
+
+def test_what_the_cache_did_is_the_growth_of_the_counters_and_how_full_it_is_is_not():
+    after = parse_counters(PLUGIN_METRICS)
+    before = Counters({"new": 1}, {"host": 3, "dropped": 0}, 1, {"resident": 99})
+    assert cache_numbers(before, after, 0.5) == {
+        "evictions": {"host": 5, "dropped": 2},
+        "recoveries": 3,
+        "gpu_blocks": 20,
+        "cpu_blocks": 10,
+        "gpu_gb": 10.0,
+        "cpu_gb": 5.0,
+    }
+    assert cache_numbers(before, after, None)["gpu_gb"] is None
+    assert cache_numbers(None, None, 0.5) == {}
+
+
+def test_a_batch_is_who_is_answered_at_the_same_time():
+    times = [
+        (0.0, 4.0),
+        (1.0, 2.0),
+        (10.0, 2.0),
+    ]  # 1 s alone, 2 s both, 1 s alone, nobody, 2 s alone
+    records = [RequestRecord("s", 1, start, ttft_s=0.1, e2e_s=length) for start, length in times]
+    assert batch_sizes(records) == {"mean": pytest.approx(8 / 6), "most": 2}
+    assert batch_sizes([]) == {"mean": None, "most": 0}
 
 
 def test_without_counters_cached_tokens_are_resident():

@@ -29,7 +29,8 @@ def options(**changed) -> UsersOptions:
 def test_the_preset_gives_what_is_not_given():
     preset = PRESETS["stress"]
     plan = plan_users(options(preset="stress", users=4))
-    assert (len(plan.conversations), plan.concurrency) == (4, 4)
+    # Two HOT users with three conversations, a WARM one with two, a COLD one with one.
+    assert (len(plan.conversations), plan.concurrency) == (9, 4)
     assert {len(conversation.turns) for conversation in plan.conversations} == {preset.turns}
     assert plan.conversations[0].turns[0].input_tokens == preset.history_tokens + 38
     assert plan.conversations[0].turns[1].output_tokens == preset.max_new_tokens
@@ -39,18 +40,27 @@ def test_given_options_replace_the_presets_own():
     plan = plan_users(
         options(users=3, turns=2, history_tokens=0, max_new_tokens=5, request_interval_s=8.0)
     )
-    assert plan.requests == 6
+    assert plan.requests == (3 + 2 + 1) * 2
     tokens = {(t.input_tokens, t.output_tokens) for c in plan.conversations for t in c.turns}
     assert tokens == {(38, 5)}
-    assert list(plan.classes.values()) == ["HOT", "WARM", "COLD"]
+    assert [plan.classes[own.session_id] for own in plan.conversations] == [
+        *("HOT", "WARM", "COLD"),
+        *("HOT", "WARM"),
+        "HOT",
+    ]
+    begun = set()
+    for own in plan.conversations:  # nobody waits for one that comes later
+        assert own.after is None or own.after in begun
+        begun.add(own.session_id)
     assert [user["pause_s"] for user in plan.workload["users"]] == pytest.approx([2.4, 8.0, 20.0])
-    assert plan.workload["users"][0] | {"session": "", "pause_s": 0} == {
-        "session": "",
+    assert plan.workload["users"][0] | {"sessions": [], "pause_s": 0} == {
+        "sessions": [],
         "class": "HOT",
+        "meaning": "Frequent",
         "pause_s": 0,
-        "turns": 2,
-        "input_tokens": 76,
-        "output_tokens": 10,
+        "turns": 6,
+        "input_tokens": 3 * 76,
+        "output_tokens": 30,
     }
 
 
@@ -76,7 +86,9 @@ def test_memory_is_given_in_gb_of_a_billion_bytes():
 def test_without_memory_given_there_is_the_presets_part_of_the_working_set():
     preset = PRESETS["stress"]
     plan = plan_users(options(preset="stress"))
-    tokens = sum(user["input_tokens"] + user["output_tokens"] for user in plan.workload["users"])
+    own = plan.conversations[0]
+    assert {other.context_tokens(0) for other in plan.conversations} == {own.context_tokens(0)}
+    tokens = preset.users * own.context_tokens(0)
     working_set_gib = tokens * KV_BYTES_PER_TOKEN / GIB
     expected = (preset.memory.gpu * working_set_gib, preset.memory.cpu * working_set_gib)
     found = (plan.workload["kv_cache_gib"], plan.workload["host_cache_gib"])
@@ -116,8 +128,8 @@ def test_the_servers_get_the_environment_of_the_device(monkeypatch):
         ({"max_new_tokens": 0}, "--max-new-tokens 0: give"),
         ({"history_tokens": -1}, "--history-tokens -1: give"),
         (
-            {"history_tokens": 40_000},
-            "grows to about 40392 tokens, the context is 32768; use fewer",
+            {"max_new_tokens": 40_000},
+            "one turn takes about 40086 tokens, the context of demo holds 32768; use a smaller",
         ),
         ({"request_interval_s": -0.1}, "--request-interval -0.1: give a number from 0"),
         ({"request_interval_s": math.nan}, "--request-interval nan: give"),
@@ -146,12 +158,28 @@ def test_a_sheet_may_lie_in_the_folder_that_is_made_for_the_results(tmp_path):
     assert plan_users(options(out=out, sheet=out / "sheet.md")).sheet == out / "sheet.md"
 
 
-def test_a_conversation_longer_than_a_models_context_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(
-        '{"model_type": "llama", "max_position_embeddings": 1024}'
-    )
-    with pytest.raises(UsageError, match="tokens, the context is 1024; use fewer --turns"):
-        plan_users(options(model=str(tmp_path)))
+def test_turns_come_before_the_text_when_the_context_is_short():
+    """The demo model's 32,768 tokens: nothing is cut until they are full, then the text, then the turns."""
+    whole = plan_users(options(turns=10, max_new_tokens=32))
+    assert (whole.workload["turns"], whole.notes) == (10, ())
+    text = plan_users(options(turns=10, history_tokens=40_000, max_new_tokens=32))
+    assert text.workload["turns"] == 10
+    assert text.workload["history_tokens"] == 32_768 - 16 - 10 * (38 + 32 + 32)
+    assert text.max_model_len == 32_768
+    assert "not 10 turns after a text of 40,000 tokens" in text.notes[0]
+    turns = plan_users(options(turns=10, max_new_tokens=5000))
+    assert (turns.workload["turns"], turns.workload["history_tokens"]) == (6, 1500)
+    assert turns.workload["notes"] == list(turns.notes)
+    assert "conversations of 6 turns after a text of 1,500 tokens, not 10" in turns.notes[0]
+
+
+def test_conversations_fit_the_context_and_the_kv_memory_that_are_given():
+    by_option = plan_users(options(server_options=("--max-model-len", "1024")))
+    assert max(own.context_tokens(16) for own in by_option.conversations) <= 1024
+    assert "--max-model-len 1024 holds 1,024 tokens" in by_option.notes[0]
+    by_memory = plan_users(options(gpu_cache_gb=1024 * KV_BYTES_PER_TOKEN / 1e9))
+    assert by_memory.max_model_len <= 1024 - 2 * 32
+    assert "KV memory of 0.00839 GB holds 960 tokens" in by_memory.notes[0]
 
 
 def test_a_model_whose_kv_cannot_be_told_needs_its_memory_given(tmp_path, monkeypatch):

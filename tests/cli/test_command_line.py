@@ -1,7 +1,9 @@
 """The command line: it starts fast, and bad input is one clear message with exit status 2."""
 
+import importlib.metadata
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import sys
 import pytest
 
 from vllm_pensieve.bench.plan import RECORDED_VARIABLES
+from vllm_pensieve.bench.server import free_port
 from vllm_pensieve.cli.compare import command_line
 from vllm_pensieve.cli.serve import serve_arguments, serve_environment, serve_port
 from vllm_pensieve.workloads.errors import UsageError
@@ -84,7 +87,10 @@ def test_bad_input_of_a_benchmark_is_refused():
             "none of the modes vllm uses host memory",
         ),
         (("users", "--turns", "2000"), "--turns 2000: give a whole number from 1 to 1,000"),
-        (("users", "--turns", "900"), "the context is 32768; use fewer --turns"),
+        (
+            ("users", "--max-new-tokens", "40000"),
+            "the context of demo holds 32768; use a smaller --max-new-tokens",
+        ),
         (("users", "--gpu-cache", "much"), "Invalid value for '--gpu-cache'"),
         (("users", "--sheet", "nowhere/sheet.md"), "nowhere/sheet.md: its folder does not exist"),
         (
@@ -92,7 +98,6 @@ def test_bad_input_of_a_benchmark_is_refused():
             "--min-turns 4 is above --max-turns 3",
         ),
         (("sharegpt", "--dataset", "absent.json"), "absent.json: cannot be read: No such file"),
-        (("sharegpt", "--dataset", "sharegt"), "ShareGPT_Vicuna_unfiltered' "),
     ],
 )
 def test_bad_input_of_a_benchmark_over_servers_is_refused(tmp_path, arguments, message):
@@ -142,9 +147,9 @@ def test_a_port_in_use_is_refused_and_earlier_results_stay(tmp_path):
 
 def test_a_server_keeps_every_option_it_is_given():
     options = ["--port", "1234", "--max-model-len=64", "--no-enable-prefix-caching"]
-    assert serve_arguments("org/model", options)[1:] == [
+    assert serve_arguments("org/model", options, {})[1:] == [
         "-m",
-        "vllm.entrypoints.openai.api_server",
+        "vllm_pensieve.server_process",
         "--model",
         "org/model",
         *options,
@@ -170,13 +175,91 @@ def test_the_port_is_the_last_one_given():
 
 def test_the_demo_model_is_served_by_its_name(monkeypatch):
     monkeypatch.setattr("vllm_pensieve.cli.serve.resolve_model", lambda name: "/cache/demo")
-    assert serve_arguments("demo", [])[3:] == [
-        "--model",
-        "/cache/demo",
-        "--served-model-name",
-        "demo",
-    ]
-    assert serve_arguments("demo", ["--served-model-name", "x"]).count("--served-model-name") == 1
+    demo = [*DEMO, "--kv-cache-memory-bytes", "536870912", "--block-size", "32"]
+    assert serve_arguments("demo", [], {})[3:] == demo
+    assert (
+        serve_arguments("demo", ["--served-model-name", "x"], {}).count("--served-model-name") == 1
+    )
+
+
+DEMO = ["--model", "/cache/demo", "--served-model-name", "demo"]
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "added"),
+    [
+        (["--block-size", "64"], {}, ["--kv-cache-memory-bytes", "536870912"]),
+        (["--block_size=64"], {}, ["--kv-cache-memory-bytes", "536870912"]),
+        (["--kv-cache-memory-bytes", "1000000"], {}, ["--block-size", "32"]),
+        (["--gpu-memory-utilization=0.1"], {}, ["--block-size", "32"]),
+        ([], {"VLLM_CPU_KVCACHE_SPACE": "1"}, ["--block-size", "32"]),
+    ],
+)
+def test_what_is_said_of_the_demo_models_memory_and_blocks_counts(
+    monkeypatch, options, environment, added
+):
+    monkeypatch.setattr("vllm_pensieve.cli.serve.resolve_model", lambda name: "/cache/demo")
+    assert serve_arguments("demo", options, environment)[3:] == [*DEMO, *added, *options]
+
+
+@pytest.mark.parametrize("typed", ["--host-cach", "--host_cache", "--host-caches=2"])
+def test_a_name_that_is_nearly_one_of_the_commands_own_is_refused_at_once(typed):
+    answer = pensieve("serve", "demo", typed, "0.1")
+    assert answer.returncode == 2
+    name = typed.partition("=")[0]
+    assert answer.stderr == f"pensieve: unknown option {name}; did you mean --host-cache?\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "where"),
+    [
+        ('{"host_cache_gib": 2}', [], "--pensieve-config"),
+        (None, [], "VLLM_PENSIEVE_CONFIG"),
+        (
+            "{}",
+            ["--additional-config", '{"pensieve": {"host_cache_gib": 2}}'],
+            "--additional-config",
+        ),
+    ],
+)
+def test_two_sizes_of_the_host_tier_are_refused(config, options, where):
+    base = {"VLLM_PENSIEVE_CONFIG": '{"host_cache_gib": 2}'}
+    with pytest.raises(
+        UsageError, match=f"--host-cache 1 and host_cache_gib=2 of {where} differ; leave one"
+    ):
+        serve_environment(base, config, 1.0, options)
+    assert json.loads(serve_environment(base, config, 2.0, options)["VLLM_PENSIEVE_CONFIG"])
+
+
+def test_a_host_tier_larger_than_the_memory_is_refused_before_vllm_starts():
+    for arguments in (
+        ("--host-cache", "99999"),
+        ("--additional-config", '{"pensieve": {"host_cache_gib": 99999}}'),
+    ):
+        answer = pensieve("serve", "demo", *arguments, "--port", str(free_port()))
+        assert answer.returncode == 2
+        assert re.fullmatch(
+            r"pensieve: a host cache of 99999 GiB is more host memory than there is: [\d.]+ GiB are available; .*\n",
+            answer.stderr,
+        )
+
+
+@pytest.mark.engine
+def test_a_typing_error_in_an_option_of_vllm_is_named_with_what_was_meant():
+    answer = pensieve("serve", "demo", "--blok-size", "32", "--port", str(free_port()))
+    assert answer.returncode == 2
+    said = answer.stderr.splitlines()[-1]
+    assert said.startswith("pensieve: vLLM: unrecognized arguments: --blok-size")
+    assert "did you mean --block-size?" in said and "usage" not in answer.stderr
+
+
+def test_the_versions_are_told():
+    answer = pensieve("--version")
+    assert answer.returncode == 0, answer.stderr
+    lines = answer.stdout.splitlines()
+    assert lines[0] == f"vllm-pensieve {importlib.metadata.version('vllm-pensieve')}"
+    assert lines[1] == f"vLLM {importlib.metadata.version('vllm-cpu')} (the build for the CPU)"
+    assert lines[2] == f"torch {importlib.metadata.version('torch')}"
 
 
 def test_settings_are_given_as_json_or_as_a_file(tmp_path):
@@ -213,16 +296,18 @@ def test_settings_that_the_plugin_would_refuse_are_refused_before_vllm_starts(co
 
 
 def test_serve_passes_options_through_to_vllm(tmp_path):
-    stand_in = tmp_path / "vllm" / "entrypoints" / "openai"
-    stand_in.mkdir(parents=True)
-    for folder in (stand_in, stand_in.parent, stand_in.parent.parent):
+    modules = {
+        "vllm/entrypoints/launchers/api_server/entry.py": (
+            "import json, os, sys\n"
+            "def main(): print(json.dumps([sys.argv[1:], os.environ['VLLM_PENSIEVE']]))\n"
+        ),
+        "vllm/utils/argparse_utils.py": "class FlexibleArgumentParser: pass\n",
+    }
+    for name, program in modules.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(program)
+    for folder in (path for path in tmp_path.rglob("*") if path.is_dir()):
         (folder / "__init__.py").write_text("")
-    program = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['VLLM_PENSIEVE']]))"
-    (stand_in / "api_server.py").write_text(program)
-    answer = pensieve(
-        "serve", "org/model", "--port", "45009", "--foo.bar", "-x", PYTHONPATH=str(tmp_path)
-    )
-    assert json.loads(answer.stdout) == [
-        ["--model", "org/model", "--port", "45009", "--foo.bar", "-x"],
-        "1",
-    ]
+    options = ["--port", str(free_port()), "--foo.bar", "-x"]
+    answer = pensieve("serve", "org/model", *options, PYTHONPATH=str(tmp_path))
+    assert json.loads(answer.stdout) == [["--model", "org/model", *options], "1"], answer.stderr

@@ -110,14 +110,11 @@ def test_users_at_the_same_time_are_measured_by_class(tmp_path):
     assert process.returncode == 0, output
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["outputs_identical"] is True
-    assert re.findall(r"^ *([123]) +(HOT|WARM|COLD) ", output, re.MULTILINE) == [
-        ("1", "HOT"),
-        ("2", "WARM"),
-        ("3", "COLD"),
-    ]
+    clients = re.findall(r"^  Client (\d): (HOT|WARM|COLD) ", output, re.MULTILINE)
+    assert clients == [("0", "HOT"), ("1", "WARM"), ("2", "COLD")] * 2  # in both phases
     for numbers in summary["modes"].values():
         assert list(numbers["by_class"]) == ["HOT", "WARM", "COLD"]
-        assert {own["requests"] for own in numbers["by_class"].values()} == {2}
+        assert [own["requests"] for own in numbers["by_class"].values()] == [6, 4, 2]
         assert sum(numbers["prompt_shares"].values()) == pytest.approx(1.0)
         cached = sum(own["prompt_tokens"]["cached"] for own in numbers["by_class"].values())
         prompt = numbers["prompt_tokens"]
@@ -146,8 +143,8 @@ def replies_are_reused(lines: list[dict]) -> None:
 
 
 def test_a_killed_server_is_told_with_its_log_and_the_rest_is_measured(tmp_path):
-    process = start(tmp_path, *TINY, "--turns", "40", "--modes", "vllm-apc")
-    wait_for_lines(tmp_path / "requests.jsonl", 3, process)
+    process = start(tmp_path, *TINY, "--turns", "12", "--modes", "vllm-apc,vllm")
+    wait_for_lines(tmp_path / "requests.jsonl", 24 + 3, process)
     for pid in server_processes(tmp_path):
         os.kill(pid, signal.SIGKILL)
     output = finish(process)
@@ -156,10 +153,44 @@ def test_a_killed_server_is_told_with_its_log_and_the_rest_is_measured(tmp_path)
     (failure,) = summary["failures"]
     assert "SIGKILL" in failure["server"]
     assert failure["log_tail"][-1] in output
-    numbers = summary["modes"]["vllm-apc"]
-    assert numbers["requests"] == 80
-    assert 0 < numbers["failed"] <= 77
+    assert summary["modes"]["vllm-apc"]["missing"] == 0
+    numbers = summary["modes"]["vllm"]
+    assert numbers["requests"] == 24
+    assert 0 < numbers["failed"] <= 21
     assert sum(1 for line in records(tmp_path) if line["error"]) == numbers["failed"]
+    answered = 24 - numbers["failed"]
+    assert numbers["missing"] == numbers["failed"]
+    better = summary["speedup"]["vllm-apc/vllm"]
+    assert (better["requests"], better["left_out"]) == (answered, numbers["failed"])
+    assert better["throughput"] is None and better["ttft_mean"] > 0
+    told = " ".join(output.split())
+    assert f"vllm: {numbers['failed']} of 24 turns without an answer" in told
+    assert f"compared over the {answered} requests that both answered, without throughput" in told
+
+
+def test_a_turn_that_is_refused_is_told_with_those_that_were_not_sent_after_it(tmp_path):
+    process = start(
+        tmp_path,
+        *TINY,
+        *("--turns", "5", "--modes", "vllm-apc", "--sheet", str(tmp_path / "sheet.md")),
+        *("--", "--max-model-len", "390"),
+    )
+    output = finish(process)
+    assert process.returncode == 1, output
+    lines = records(tmp_path)
+    errors = [
+        [line["error"] for line in lines if line["session"] == f"session-0-{i}"] for i in (0, 1)
+    ]
+    for answered in errors:
+        first = next(number for number, error in enumerate(answered, start=1) if error)
+        assert 1 < first < 5
+        assert "400" in answered[first - 1] and "context" in answered[first - 1]
+        assert answered[first:] == [f"not sent: turn {first} of this session failed"] * (5 - first)
+    missing = sum(1 for line in lines if line["error"])
+    said = f"vllm-apc: {missing} of 10 turns without an answer"
+    assert said in " ".join(output.split())
+    assert said in (tmp_path / "sheet.md").read_text()
+    assert said in json.loads((tmp_path / "summary.json").read_text())["remarks"][0]
 
 
 def test_an_interruption_keeps_what_was_measured_and_stops_the_server(tmp_path):

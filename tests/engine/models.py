@@ -171,3 +171,37 @@ def _byte_tokenizer():
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(vocabulary)}, merges=[]))
     tokenizer.pre_tokenizer, tokenizer.decoder = byte_level, decoders.ByteLevel()
     return tokenizer
+
+
+def make_adapter(folder: Path, seed: int) -> Path:
+    """A LoRA adapter of rank 4 for queries and values of `make_llama`'s model, as PEFT saves it; random weights."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    rank, hidden = 4, SHAPE["hidden_size"]
+    sizes = {
+        "q_proj": SHAPE["num_attention_heads"] * SHAPE["head_dim"],
+        "v_proj": SHAPE["num_key_value_heads"] * SHAPE["head_dim"],
+    }
+    random = torch.Generator().manual_seed(seed)
+    weights = {}
+    for layer in range(SHAPE["num_hidden_layers"]):
+        for name, size in sizes.items():
+            prefix = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{prefix}.lora_A.weight"] = torch.randn(rank, hidden, generator=random)
+            weights[f"{prefix}.lora_B.weight"] = torch.randn(size, rank, generator=random)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": sorted(sizes),
+        "base_model_name_or_path": "",
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder

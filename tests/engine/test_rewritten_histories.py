@@ -104,6 +104,8 @@ def test_a_session_whose_history_is_rewritten_needs_a_name(served):
         served.drain()
     assert len(table) == before + 1
     for turn in range(3):
-        served.serve([tokens_of(served, tasks_ticked_off(turn))])
+        system, *rest = tasks_ticked_off(turn)
+        other = {"role": "system", "content": f"Another user. {system['content']}"}
+        served.serve([tokens_of(served, [other, *rest])])
     assert len(table) == before + 4
     table.check_integrity()

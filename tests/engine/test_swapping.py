@@ -137,6 +137,56 @@ def test_a_copy_that_dawdles_is_waited_for(served, prompt, assert_equal, monkeyp
     served.assert_nothing_left()
 
 
+@pytest.mark.parametrize("cleared", [True, False])
+def test_a_pause_with_requests_under_way_keeps_answers_and_cleared_memories_stay_cold(
+    served, prompt, assert_equal, cleared
+):
+    served.serve([prompt])
+    push_out(served)
+    names = [served.add(prompt), served.add([*prompt, 9])]
+    served.step()
+    assert served.prompt_tokens["swapped"] > 0
+    served.core.pause_scheduler("keep", clear_cache=cleared)
+    assert (len(served.scheduler.swapper.host) == 0) is cleared
+    assert not cleared or not any(served.cached_blocks(prompt))
+    loaded = served.scheduler.swapper.loaded_blocks
+    served.core.resume_scheduler()
+    outputs = served.drain()
+    assert_equal(outputs[names[0]], prompt)
+    assert_equal(outputs[names[1]], [*prompt, 9])
+    assert not cleared or served.scheduler.swapper.loaded_blocks == loaded
+    served.assert_nothing_left()
+
+
+@pytest.mark.parametrize("where", ["resident", "swapped", "behind a hole"])
+def test_prompt_log_probabilities_are_there_for_every_token_whatever_is_cached(
+    served, prompt, where
+):
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(
+        temperature=0, max_tokens=1, prompt_logprobs=0, skip_reading_prefix_cache=False
+    )
+
+    def of_prompt():
+        name = next(served._names)
+        served.engine.add_request(name, {"prompt_token_ids": prompt}, sampling)
+        values = served.drain()[name].prompt_logprobs
+        assert values[0] is None and len(values) == len(prompt)
+        pairs = zip(values[1:], prompt[1:], strict=True)
+        return [of_token[token].logprob for of_token, token in pairs]
+
+    served.llm.reset_prefix_cache()
+    cold = of_prompt()
+    served.serve([prompt])
+    if where != "resident":
+        push_out(served)
+    if where == "behind a hole":
+        forget(served, prompt, range(8, 12))
+    assert of_prompt() == pytest.approx(cold, abs=1e-5)
+    served.assert_nothing_left()
+
+
 def test_a_worker_without_host_memory_serves_nothing_from_it(
     serve, prompt, assert_equal, monkeypatch
 ):

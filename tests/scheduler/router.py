@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
+import msgspec
+from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
 from tests.scheduler.world import BLOCK_TOKENS, World
@@ -25,6 +26,9 @@ class Router:
         world.scheduler.kv_event_publisher.publish = self.hear
 
     def hear(self, batch: Any) -> None:
+        batch = msgspec.msgpack.decode(
+            msgspec.msgpack.encode(batch), type=KVEventBatch
+        )  # as over ZMQ
         for event in batch.events:
             self.events.append(event)
             if isinstance(event, BlockStored):

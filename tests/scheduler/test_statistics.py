@@ -1,5 +1,7 @@
 """vLLM's own counters with the plugin at work: every token of a prompt has one source, and all counters agree on it."""
 
+import json
+
 import pytest
 
 KINDS = [(1, "v1"), (2, "v2")]
@@ -47,7 +49,7 @@ NONE_PREEMPTED = {"preempted_queries": 0, "preempted_hits": 0}
     ("policy", "host_blocks"), [("fcfs", 0), ("fcfs", 60), ("priority", 0), ("priority", 60)]
 )
 def test_counters_agree_under_retries_and_preemptions(
-    make_world, steps_in_flight, runner, policy, host_blocks
+    make_world, tmp_path, steps_in_flight, runner, policy, host_blocks
 ):
     """Prompts that wait for memory are looked up at every step, and some requests are preempted several times."""
     from tests.scheduler.traffic import Traffic
@@ -61,7 +63,7 @@ def test_counters_agree_under_retries_and_preemptions(
         runner=runner,
         policy=policy,
         whole_sequence_must_fit=False,
-        settings={"admission_reserve": 0.0},
+        settings={"admission_reserve": 0.0, "trace_prefix": str(tmp_path / "trace")},
     )
     counted = collect(world)
     traffic = Traffic(
@@ -92,6 +94,11 @@ def test_counters_agree_under_retries_and_preemptions(
         assert counted.external["preempted_queries"] <= counted.local["preempted_queries"]
     told = [report["prompt_tokens"] for report in counted.reports]
     assert {s: sum(report[s] for report in told) for s in sources} == sources
+    world.scheduler.shutdown()
+    lines = [json.loads(line) for line in (tmp_path / "trace_requests.jsonl").open()]
+    assert len(lines) == 80 and any(line["preemptions"] > 1 for line in lines)
+    assert {s: sum(line[f"prompt_tokens_{s}"] for line in lines) for s in sources} == sources
+    assert all(0 <= line["queue_s"] <= line["ttft_s"] <= line["e2e_s"] for line in lines)
 
 
 def test_an_idle_engine_has_told_everything(make_world):
@@ -124,3 +131,20 @@ def test_blocks_that_cannot_be_loaded_are_counted(make_world):
     failed = world.scheduler.pensieve_stats.failed_loads
     assert failed == world.host.failed_loads == 12
     assert sum(report["totals"]["failed_loads"] for report in counted.reports) == failed
+
+
+def test_records_that_the_trace_lost_are_counted(make_world, tmp_path, monkeypatch):
+    from queue import Full
+
+    world = make_world(settings={"trace_prefix": str(tmp_path / "trace")})
+    counted = collect(world)
+    world.serve([1, 2, 3])
+    assert counted.reports[-1]["totals"]["trace_records_lost"] == 0
+
+    def full(entry):
+        raise Full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.scheduler._recorder._writer._queue, "put_nowait", full)
+        world.serve([1, 2, 3])
+    assert sum(report["totals"]["trace_records_lost"] for report in counted.reports) == 1

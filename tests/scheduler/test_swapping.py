@@ -147,20 +147,43 @@ def test_copies_ahead_of_time_take_at_most_a_quarter_from_what_host_memory_is_fo
 
 
 def test_a_prompt_that_may_not_jump_is_loaded_up_to_the_first_dropped_block(make_world, prompt):
-    from vllm.sampling_params import SamplingParams
+    import torch
 
     world = make_world(blocks=80, host_blocks=300)
     world.serve(prompt)
     world.swap_out()
     forget(world, prompt, [5])
     request = world.request(prompt)
-    request.sampling_params = SamplingParams(
-        ignore_eos=True, max_tokens=4, prompt_logprobs=0, skip_reading_prefix_cache=False
-    )
-    request.skip_reading_prefix_cache = False
+    request.prompt_embeds = torch.zeros(1)
     world.scheduler.add_request(request)
     world.step()
     assert world.host.loaded == 5 and not world.walks
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"prompt_logprobs": 0}, {"prompt_logprob_token_ids": [1, 2]}], ids=str
+)
+def test_what_is_returned_for_each_prompt_token_is_computed_whatever_the_request_says(
+    make_world, prompt, wanted
+):
+    from vllm.sampling_params import SamplingParams
+
+    world = make_world(blocks=80, host_blocks=300)
+    world.serve(prompt)
+    for move in (lambda: None, world.swap_out, lambda: forget(world, prompt, [5])):
+        move()
+        request = world.request(prompt, output_tokens=1)
+        request.sampling_params = SamplingParams(
+            ignore_eos=True, max_tokens=1, skip_reading_prefix_cache=False, **wanted
+        )
+        assert not request.get_skip_reading_prefix_cache()
+        new = world.scheduler.pensieve_stats.prompt_tokens["new"]
+        world.scheduler.add_request(request)
+        world.step()
+        assert world.host.loaded == 0 and not world.walks
+        assert world.scheduler.pensieve_stats.prompt_tokens["new"] == new + 200
+        world.drain()
+    world.assert_nothing_left()
 
 
 def test_a_suspended_request_comes_back_by_copies(make_world):

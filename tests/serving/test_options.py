@@ -26,6 +26,14 @@ from vllm_pensieve.workloads.errors import UsageError
         ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more"),
         ({"model": "a", "model_name": "b"}, "model is 'a' and model_name is 'b'; give one"),
         ({"gpu_cash_gb": 1}, "unknown option gpu_cash_gb; there are: mode, model, gpu_cache_gb"),
+        (
+            {"cpu_cache_gb": 99999},
+            r"cpu_cache_gb \(--cpu-cache\) is 99999 GB, and [\d.]+ GB of main",
+        ),
+        (
+            {"gpu_cache_gb": 99999},
+            r"gpu_cache_gb \(--gpu-cache\) is 99999 GB, and [\d.]+ GB of main",
+        ),
         ({"seed": 1.5}, "seed is 1.5; a whole number"),
         ({"vllm_options": "--dtype float32"}, "a list of words is expected"),
         ({"device": "abacus"}, "there are: auto, cpu, cuda, cuda:N"),

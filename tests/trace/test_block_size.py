@@ -101,7 +101,7 @@ def test_blocks_are_merged_to_the_size_asked_for(tmp_path):
     path = write(tmp_path / "t.jsonl", prompts_of(64, block_size=64))
     trace = read_trace(path, block_tokens=256)
     assert trace.block_tokens == 256
-    assert np.diff(trace.offsets).tolist() == [0, 2, 5, 8]
+    assert np.diff(trace.offsets).tolist() == [1, 3, 6, 9]
     with pytest.raises(
         TraceError, match="--block-tokens 100: the file has blocks of 64 tokens; only"
     ):

@@ -79,6 +79,19 @@ def test_files_of_a_folder_that_are_no_trace_are_named(tmp_path):
         read_trace(tmp_path, strict=True)
 
 
+def test_a_damaged_file_of_a_folder_does_not_hide_the_others(tmp_path):
+    for number in range(2):
+        (tmp_path / f"trace_{number}.json").write_text(json.dumps(session(*PARENT), indent=1))
+    (tmp_path / "cut.json").write_text('{\n "id": ')
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}" * 1000)[:-9])
+    trace = read_trace(tmp_path)
+    assert (trace.requests, trace.records) == (4, 4)
+    assert trace.skipped[0].startswith("cut.json: is one JSON document, and a damaged one")
+    assert trace.skipped[1].startswith("cut.jsonl.gz: the gzip stream ends too early")
+    with pytest.raises(TraceError, match=r"cut\.json: is one JSON document"):
+        read_trace(tmp_path, strict=True)
+
+
 def test_a_folder_of_whole_traces_is_refused(tmp_path):
     write(tmp_path / "a.jsonl", MOONCAKE)
     with pytest.raises(TraceError, match="each mooncake file in this folder is a trace of its own"):
@@ -138,7 +151,7 @@ def test_runs_and_lists_of_ids_mean_the_same_and_may_be_missing(tmp_path):
     assert "1 of 4 requests have no hash_ids" in trace.notes[-1]
 
 
-@pytest.mark.parametrize("runs", [[[5, 3]], [[1, 2**63]]])
+@pytest.mark.parametrize("runs", [[[5, 3]], [[1, 2**63]], [[1, 2**61]], [[1]], [[]]])
 def test_a_run_that_is_none_makes_a_bad_line(tmp_path, runs):
     records = [kvct_session("a", [[1, 2]]), kvct_session("b", [[1, 2]])]
     records[1]["requests"][0]["hash_runs"] = runs

@@ -70,6 +70,13 @@ def test_other_names_of_the_fields_mean_the_same(tmp_path):
     assert trace.output_tokens.tolist() == [6, 5]
 
 
+def test_lengths_may_be_written_as_floats(tmp_path):
+    trace = read(
+        tmp_path, [turn([1, 2], timestamp=0) | {"input_length": 1024.0, "output_length": 3.0}]
+    )
+    assert (trace.input_tokens.tolist(), trace.output_tokens.tolist()) == ([1024], [3])
+
+
 def test_a_request_of_unknown_blocks_has_new_ones(tmp_path):
     records = [{"timestamp": 0, "input_length": 655, "output_length": 5}]
     records += [turn([0, 1, 2], timestamp=i) for i in (1, 2)]

@@ -50,6 +50,25 @@ def test_bailian_chats_with_a_parent_belong_to_its_session_and_times_are_seconds
     assert trace.block_tokens == 16
 
 
+def test_runs_of_a_server_in_one_file_follow_one_another_and_share_no_session(tmp_path):
+    """Lines of schema 1 do not name their run, and each run's timestamps begin at 0."""
+
+    def run(begun_s, first_block):
+        return [
+            PENSIEVE[0]
+            | {"time": 1.7e9 + begun_s + start_s, "timestamp": 1000 * start_s}
+            | {"session_id": "inferred-1", "hash_ids": [first_block, first_block + 1]}
+            for start_s in (0.0, 10.0, 20.0)
+        ]
+
+    trace = read_trace(write(tmp_path / "t_requests.jsonl", [*run(0.0, 10), *run(3600.25, 20)]))
+    assert trace.times_s.tolist() == [0.0, 10.0, 20.0, 3600.25, 3610.25, 3620.25]
+    assert trace.session_of.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "the server was started 2 times" in " ".join(trace.notes)
+    named = [record | {"run": "ab" if i < 3 else "cd"} for i, record in enumerate(run(0.0, 1) * 2)]
+    assert read_trace(write(tmp_path / "n_requests.jsonl", named)).sessions == 2
+
+
 def test_our_own_trace_is_found_by_its_prefix_and_keeps_workload_and_session(tmp_path):
     write(tmp_path / "prefix_mix_b32_requests.jsonl", PENSIEVE)
     trace = read_trace(tmp_path / "prefix_mix_b32")

@@ -15,6 +15,8 @@ CURVE_LOWEST = 0.005
 """Of the unique blocks: where a capacity curve begins. It ends where everything fits."""
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 """Bytes of each unit, in capital letters."""
+SMALL_CAPACITIES = (64, 128, 256, 512)
+"""Blocks: those of the prefix-sharing study."""
 
 
 def parse_capacities(
@@ -76,3 +78,11 @@ def curve_capacities(unique_blocks: int) -> list[int]:
     """Capacities of a curve, evenly spaced on a logarithmic axis, up to all unique blocks."""
     lowest = max(1.0, CURVE_LOWEST * unique_blocks)
     return sorted(set(np.geomspace(lowest, unique_blocks, CURVE_POINTS).astype(int).tolist()))
+
+
+def doubling_capacities(unique_blocks: int) -> list[int]:
+    """Twice as many each, from 64 blocks to 512 at least, and until everything fits."""
+    capacities = list(SMALL_CAPACITIES)
+    while capacities[-1] < unique_blocks:
+        capacities.append(2 * capacities[-1])
+    return capacities

@@ -1,12 +1,13 @@
-"""Figures of traces and simulations. matplotlib is imported when the first one is drawn."""
+"""Figures of simulations, and what figures of traces share: captions and the colour of a workload."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vllm_pensieve.bench.figures import MODE_COLOURS, SOURCE_COLOURS
+from vllm_pensieve.plotting import QUIET, line_style, make_figure, percent_axis, save, steps_of_ten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,58 +15,47 @@ if TYPE_CHECKING:
     from vllm_pensieve.analysis.simulate import Result
     from vllm_pensieve.trace.trace import Trace
 
-COLOURS = (
-    MODE_COLOURS["pensieve"],
-    MODE_COLOURS["vllm-apc"],
-    MODE_COLOURS["pensieve-no-recovery"],
-    SOURCE_COLOURS["new"],
-    MODE_COLOURS["pensieve-lru"],
-    SOURCE_COLOURS["swapped"],
-    MODE_COLOURS["vllm"],
-)
-"""The colours of the comparison's figures that are legible as lines on white."""
-MARKERS = "o^vsDPX"
-LINES = ("-", "--", "-.", ":")
-FEW = 6
+MOST_TICKS = 9
 """So many capacities get a tick each."""
+WORKLOADS = ("chat_multi", "chat_single", "qa", "summarization")
+"""Have the same colours in every figure; other workloads get those that come next."""
 
 
-def line_style(index: int) -> dict[str, Any]:
-    """Colour, marker and dash of the n-th line of a figure; lines that coincide stay visible by their dashes."""
-    kinds = len(COLOURS)
-    return {
-        "color": COLOURS[index % kinds],
-        "marker": MARKERS[index % kinds],
-        "linestyle": LINES[index % len(LINES)],
-    }
+def workload_numbers(traces: Sequence[Trace]) -> dict[str, int]:
+    """The number of each trace's (first) workload, for `line_style`."""
+    names = dict.fromkeys((*WORKLOADS, *(trace.workloads[0] for trace in traces)))
+    return {name: number for number, name in enumerate(names)}
 
 
 def capacity_axis(axes: Axes, capacities: Sequence[int]) -> None:
     """Make x a logarithmic axis of blocks with plain numbers."""
     axes.set_xscale("log")
     axes.set_xlabel("capacity (blocks)")
+    few = len(capacities) <= MOST_TICKS
+    axes.set_xticks(capacities if few else steps_of_ten(capacities[0], capacities[-1]))
+    axes.minorticks_off()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    if len(capacities) <= FEW:
-        axes.set_xticks(capacities)
-        axes.minorticks_off()
 
 
-def draw(
-    out: Path | IO[bytes], paint: Callable[[Sequence[Axes]], None], caption: str, panels: int = 1
-) -> None:
-    """Draw panels side by side with a caption below, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2 + 4.4 * (panels - 1), 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, panels, panel + 1) for panel in range(panels)]
-    paint(axes)
-    for one in axes:
-        one.spines[["right"]].set_visible(False)
-        one.grid(alpha=0.25)
-    figure.supxlabel(caption, fontsize=8, color="#555555")
-    figure.savefig(out, format="png")
+def caption(traces: Sequence[Trace], *more: str) -> str:
+    """What a figure was drawn from: traces, their sizes, the model and the date, as far as they are known."""
+    first = traces[0]
+    requests = sum(trace.requests for trace in traces)
+    lookups = sum(trace.accesses for trace in traces)
+    sizes = sorted({trace.block_tokens for trace in traces if trace.block_tokens})
+    name = re.sub(r"(_requests)?\.jsonl(\.gz)?$", "", Path(first.name).name)
+    if len(traces) > 1 or first.format == "mixed":
+        name = "traces of " + ", ".join(
+            dict.fromkeys(name for trace in traces for name in trace.workloads)
+        )
+    parts = [f"{name}: {requests:,} requests, {lookups:,} block lookups"]
+    if sizes:
+        parts.append(f"blocks of {', '.join(map(str, sizes))} tokens")
+    for values in ([trace.model for trace in traces], [trace.recorded_on for trace in traces]):
+        known = sorted({value for value in values if value})
+        if known:
+            parts.append(", ".join(known))
+    return "; ".join([*parts, *(text for text in more if text)])
 
 
 def draw_capacity_curve(
@@ -89,22 +79,23 @@ def draw_capacity_curve(
             axes[0].plot(capacities, hits, label=name, **style)
             axes[1].plot(capacities, cost, label=name, **style)
         axes[0].axhline(
-            100 * trace.infinite_hits / trace.accesses, color="#999999", linewidth=1, linestyle=":"
+            100 * trace.infinite_hits / trace.accesses,
+            color=QUIET,
+            linewidth=1,
+            linestyle=":",
+            label="cache without limit",
         )
-        axes[0].set(ylabel="blocks hit, holes usable (%)", title="Hits")
-        axes[1].set(ylabel="of computing everything (%)", title="Cost to compute what is missed")
+        axes[0].set(ylabel="share of block lookups that hit (%)", title="Hits, holes usable")
+        axes[1].set(
+            ylabel="share of the cost of computing all (%)",
+            title="Cost to compute what is missed",
+        )
         for one in axes:
-            one.set_ylim(bottom=0)
+            percent_axis(one)
             capacity_axis(one, sorted({result.capacity_blocks for result in results}))
             _gib_axis(one, gib_per_block)
-        axes[1].legend(frameon=False, fontsize=8)
 
-    tokens = f" of {trace.block_tokens} tokens" if trace.block_tokens else ""
-    caption = (
-        f"{Path(trace.name).name}: {trace.requests:,} requests, {trace.accesses:,} lookups, {trace.unique_blocks:,} "
-        f"unique blocks{tokens}; dotted: a cache without limit"
-    )
-    draw(out, paint, caption, panels=2)
+    save(make_figure(paint, caption([trace]), panels=2), out)
 
 
 def _gib_axis(axes: Axes, gib_per_block: float | None) -> None:

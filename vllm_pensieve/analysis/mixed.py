@@ -29,7 +29,12 @@ class MixedResult:
 
     @property
     def hit_rate(self) -> float:
-        """Under prefix rules, as stock vLLM would use the cache."""
+        """Of all blocks found, each for itself."""
+        return self.hits_any / self.accesses if self.accesses else 0.0
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Of those up to a request's first missing block, which are all that stock vLLM would use."""
         return self.hits_prefix / self.accesses if self.accesses else 0.0
 
 
@@ -84,5 +89,8 @@ def mixed_to_json(
         "trace": describe_trace(trace),
         "cached_workloads": list(kept),
         "infinite_hit_rates": infinite_hit_rates(trace),
-        "results": [vars(result) | {"hit_rate": result.hit_rate} for result in results],
+        "results": [
+            vars(result) | {"hit_rate": result.hit_rate, "prefix_hit_rate": result.prefix_hit_rate}
+            for result in results
+        ],
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from vllm_pensieve.analysis.served import Served, served
 from vllm_pensieve.analysis.simulate import SCHEMA, describe_trace
 from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.files import BLOCKS_SUFFIX
@@ -38,7 +41,7 @@ class PrefixStats:
     reuse_fraction: [requests], share of a prompt's tokens that was in the cache.
     block_hits: [blocks], uses after the first. reuse_gaps_s: [uses after the first].
     reuse_source, block_source: whether the server measured it or it follows from the requests alone.
-    skipped: bad lines of both files.
+    skipped: bad lines of both files. served: None where the server did not measure it.
     """
 
     trace: Trace
@@ -48,17 +51,42 @@ class PrefixStats:
     reuse_source: str
     block_source: str
     skipped: tuple[str, ...]
+    served: Served | None = None
 
     @property
     def label(self) -> str:
         """The trace's short name, as in figures' file names."""
         return trace_label(Path(self.trace.name))
 
+    @property
+    def workload_label(self) -> str:
+        """The same without the size of blocks: traces of one workload share it."""
+        return workload_label(Path(self.trace.name))
+
+    @property
+    def size_title(self) -> str:
+        """The size of blocks in words."""
+        tokens = self.trace.block_tokens
+        return f"blocks of {tokens} tokens" if tokens else "blocks of unknown size"
+
+    @property
+    def title(self) -> str:
+        """Workload and size of blocks in words."""
+        return f"{self.workload_label}, {self.size_title}"
+
 
 def trace_label(path: Path) -> str:
-    """`chat_multi_b32` for `prefix_chat_multi_b32_requests.jsonl`."""
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return name.removesuffix("_requests").removeprefix("prefix_")
+    """`chat_multi_b32` for `prefix_chat_multi_b32_requests.jsonl`, `multi` for `prefix_metrics_sharegpt_multi_...`."""
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix("_requests")
+    for beginning in ("prefix_metrics_sharegpt_", "prefix_metrics_", "prefix_"):
+        if len(name) > len(beginning) and name.startswith(beginning):
+            return name.removeprefix(beginning)
+    return name
+
+
+def workload_label(path: Path) -> str:
+    """`chat_multi` for `prefix_chat_multi_b32_requests.jsonl`."""
+    return re.sub(r"(?<=.)_b\d+$", "", trace_label(path))
 
 
 def read_prefix_stats(
@@ -77,7 +105,8 @@ def read_prefix_stats(
     path = find_trace(prefix)
     trace = read_trace(path, format_name, strict, block_tokens)
     ours = trace.format == pensieve.NAME
-    measured, named = _measured_requests(path, strict) if ours else (None, set())
+    records = _whole_requests(path, strict) if ours else []
+    measured, named = _measured_reuse(records), _computed_blocks(records, trace.block_tokens)
     block_path = path.with_name(path.name.replace(pensieve.REQUESTS_SUFFIX, BLOCKS_SUFFIX))
     skipped = list(trace.skipped)
     if block_path != path and block_path.exists():
@@ -97,20 +126,28 @@ def read_prefix_stats(
         REPLAYED if measured is None else MEASURED,
         block_source,
         tuple(skipped),
+        served([record for record in records if not record.choice]),
     )
 
 
-def _measured_requests(path: Path, strict: bool) -> tuple[NDArray[np.float64] | None, set[BlockId]]:
-    """Reuse of each request, None unless every one has it; and the full blocks of prompts that were computed."""
-    values: list[float | None] = []
-    blocks: set[BlockId] = set()
-    for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME):
-        if not record.choice:
-            values.append(record.reuse_fraction)
-        if record.block_tokens and record.output_length:
-            blocks.update(record.hash_ids[: record.input_length // record.block_tokens])
+def _whole_requests(path: Path, strict: bool) -> list[PensieveRecord]:
+    return [record for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME)]
+
+
+def _measured_reuse(records: Sequence[PensieveRecord]) -> NDArray[np.float64] | None:
+    """Reuse of each request, whatever its number of choices; None unless every one has it."""
+    values = [record.reuse_fraction for record in records if not record.choice]
     known = [value for value in values if value is not None]
-    return (np.array(known, np.float64) if len(known) == len(values) else None), blocks
+    return np.array(known, np.float64) if known and len(known) == len(values) else None
+
+
+def _computed_blocks(records: Sequence[PensieveRecord], block_tokens: int | None) -> set[BlockId]:
+    """The full blocks of prompts that were computed."""
+    blocks: set[BlockId] = set()
+    for record in records:
+        if block_tokens and record.output_length:
+            blocks.update(record.hash_ids[: record.input_length // block_tokens])
+    return blocks
 
 
 def _measured_blocks(

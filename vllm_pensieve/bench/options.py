@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllm_pensieve.bench.machine import is_cpu_build
+from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
 from vllm_pensieve.bench.model_files import chat_options, context_limit, window_options
 from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
@@ -131,6 +131,7 @@ def check_run(options: RunOptions) -> None:
         _check_sheet(options.sheet, options.out)
     if options.port is not None:
         check_port(options.port)
+    require_vllm()
     device_environment(options.device, os.environ)
 
 

@@ -56,6 +56,8 @@ class ShareGptOptions(RunOptions):
     max_new_tokens: int | None = None
     gpu_cache_gb: float | None = None
     cpu_cache_gb: float | None = None
+    generated_otherwise: bool = False
+    """Take generated texts, and say so, where ShareGPT itself cannot be had."""
 
 
 def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
@@ -129,7 +131,7 @@ def _dataset(options: ShareGptOptions, counter: TokenCounter) -> tuple[Dataset, 
         try:
             return load_chats(options.dataset, options.strict), ()
         except UsageError as error:
-            if options.dataset not in SHORT_NAMES:
+            if not (options.generated_otherwise and options.dataset in SHORT_NAMES):
                 raise
             why = str(error).removesuffix(f" {HINT}.").removesuffix(".")
             notes = (

@@ -80,12 +80,13 @@ def plan_users(options: UsersOptions) -> ComparePlan:
     check_users(options)
     check_run(options)
     spec = users_spec(options)
+    counter = token_counter(options.model)  # first, since it refuses a model that there is not
     shares = PRESETS[options.preset].memory
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, shares)
     asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
     limit, what = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
     spec, notes = fit_turns(spec, limit, what, turn_tokens(spec), MESSAGE_OVERHEAD_TOKENS)
-    users = generate_users(spec, options.seed, token_counter(options.model).characters)
+    users = generate_users(spec, options.seed, counter.characters)
     # All first conversations, then all second ones: each waits for its user's one before.
     conversations = [
         user.conversations[which]

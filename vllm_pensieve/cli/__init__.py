@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from vllm_pensieve.bench.machine import NO_VLLM
 from vllm_pensieve.cli.bench import app as bench_app
 from vllm_pensieve.cli.chat import chat as chat_command
 from vllm_pensieve.cli.compare import compare as compare_command
@@ -20,6 +21,8 @@ from vllm_pensieve.cli.trace import app as trace_app
 from vllm_pensieve.workloads.errors import UsageError
 
 USAGE_STATUS = 2
+WITH_VLLM = ("vllm", "torch", "transformers", "tokenizers", "safetensors")
+"""Packages that vLLM brings along."""
 INTERRUPTED_STATUS = 130
 
 app = typer.Typer(
@@ -53,6 +56,10 @@ def main(command: typer.Typer = app, name: str | None = "pensieve") -> None:
         status = _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED_STATUS
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in WITH_VLLM:
+            raise
+        status = _refuse(NO_VLLM)
     except Exception as error:
         message = getattr(error, "format_message", None)  # what the command line parser raises
         if message is None:

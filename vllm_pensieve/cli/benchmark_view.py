@@ -168,12 +168,17 @@ def _speedups(pairs: dict[str, Any]) -> Table:
 
 
 def _by_turn(pairs: dict[str, Any]) -> Table:
+    """The figures of each turn, and of how many requests that both modes answered."""
     table = _table("TTFT speed-up by turn", "turn")
+    table.add_column("n", justify="right")
     for pair in pairs:
         table.add_column(f"TTFT, {pair.split('/')[1]}", justify="right")
     columns = [speedup["ttft_by_turn"] for speedup in pairs.values()]
-    for turn, factors in enumerate(zip_longest(*columns), start=1):
-        table.add_row(str(turn), *map(_times_better, factors))
+    counts = [speedup["requests_by_turn"] for speedup in pairs.values()]
+    for turn, (factors, n) in enumerate(
+        zip(zip_longest(*columns), zip_longest(*counts, fillvalue=0), strict=True), start=1
+    ):
+        table.add_row(str(turn), str(min(n)), *map(_times_better, factors))
     return table
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from vllm_pensieve.bench.machine import require_vllm
 from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -90,6 +91,7 @@ def run(**options: object) -> None:
             write(f"{line}\n")  # what a terminal would have shown
         return line
 
+    require_vllm()
     print(f"starting vLLM with {wanted.model} ...", file=sys.stderr, flush=True)
     with quiet_start():
         from vllm_pensieve.serving import Server

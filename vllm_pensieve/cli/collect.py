@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vllm_pensieve.cli.benchmark_options import Strict
+from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.workloads.errors import UsageError
 
 DRAWN, RECORDED = "drawn", "recorded"
@@ -71,6 +72,10 @@ Mode = Annotated[
 ]
 
 
+SHAREGPT = "sharegpt"
+"""The chat that --mode says, and files of the names that the prefix-sharing study gives them."""
+
+
 def collect(
     workload: Workload = "all",
     mode: Mode = "multi",
@@ -88,7 +93,8 @@ def collect(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for prefix_<workload>_b<block>_requests.jsonl and _blocks.jsonl."
+            help="Folder for prefix_<workload>_b<block>_requests.jsonl and _blocks.jsonl; of `sharegpt`: "
+            "prefix_metrics_sharegpt_<mode>_requests.jsonl and _blocks.jsonl."
         ),
     ] = Path("/tmp"),
     simulate: Annotated[
@@ -118,6 +124,7 @@ def collect(
     console = Console()
     sizes = _block_sizes(block_tokens)
     names = _workloads(workload, mode)
+    file_names = _file_names(workload, mode, sizes)
     clients = make_clients(
         console,
         dataset,
@@ -141,6 +148,7 @@ def collect(
             max_output_tokens=max_output_tokens,
             kv_cache_gib=kv_cache_gib,
             real_time=real_time,
+            name=file_names.get(name, Recording.name),
         )
         for name in names
     ]
@@ -231,8 +239,9 @@ def prepare(console: Console, environment: MutableMapping[str, str]) -> None:
     """Set up the environment for vLLM, and tell what of it does nothing."""
     from vllm_pensieve.collection.engine import prepare_recording_environment
 
-    for note in prepare_recording_environment(environment):
-        _note(console, note)
+    notes = prepare_recording_environment(environment)
+    if notes:
+        _note(console, "; ".join(notes))
 
 
 def _note(console: Console, text: str) -> None:
@@ -244,6 +253,7 @@ def _record_all(
 ) -> list[Recorded]:
     """Record each workload at each size; what is done shows as it goes."""
     from vllm_pensieve.collection.collect import record_block_sizes
+    from vllm_pensieve.collection.engine import CPU_BLOCK_MULTIPLE
     from vllm_pensieve.workloads.tokens import token_counter
 
     count = token_counter(recordings[0].model).count
@@ -256,40 +266,65 @@ def _record_all(
                 if own.simulate and not recordings[0].simulate:
                     _note(
                         console,
-                        f"{own.prefix.name}: vLLM's attention on this CPU takes blocks of 32 tokens or multiples; "
-                        "recorded without the model, with the lengths of its replies",
+                        f"{own.prefix.name}: vLLM's attention on this CPU takes blocks of {CPU_BLOCK_MULTIPLE} tokens "
+                        "or multiples; recorded without the model, by vLLM's engine with tokens made up",
                     )
                 return lambda served: status.update(f"{own.prefix.name}: {served} of {total}")
 
-            done += record_block_sizes(recording, sizes, requests, count, begin)
+            done += record_block_sizes(recording, sizes, requests, count, begin, quiet_start)
     return done
 
 
 def _print_recorded(console: Console, recorded: Sequence[Recorded]) -> None:
-    from rich.box import SIMPLE
-    from rich.table import Table
+    from vllm_pensieve.cli.tables import plain_table, show
 
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("prefix_…", no_wrap=True)
-    for heading in ("requests", "prompt tokens", "cached", "output tokens", "lasts s", "took s"):
-        table.add_column(heading, justify="right")
-    table.add_column("model", overflow="fold")
-    for one in recorded:
+    table = plain_table()
+    table.add_column("trace", no_wrap=True)
+    for heading in ("requests", "prompts", "cached", "outputs", "lasts s", "took s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    for one in sorted(recorded, key=lambda one: one.recording.prefix.name):
         table.add_row(
-            one.recording.prefix.name.removeprefix("prefix_"),
+            one.recording.prefix.name.removeprefix("prefix_").removeprefix("metrics_"),
             f"{len(one.replies):,}",
             f"{one.prompt_tokens:,}",
             f"{one.cached_tokens / one.prompt_tokens:.1%}",
             f"{one.output_tokens:,}",
             f"{one.lasted_s:.1f}",
             f"{one.took_s:.1f}",
-            "none" if one.recording.simulate else one.recording.model,
+            "none" if one.recording.simulate else Path(one.recording.model).name,
         )
-    console.print(table, highlight=False)
-    out = recorded[0].recording.out
-    console.print(
-        f"next: pensieve trace analyze-all {out}", highlight=False, markup=False, soft_wrap=True
-    )
+    show(table)
+    prefixes = [one.recording.prefix for one in recorded]
+    files = [path for one in recorded for path in one.recording.files()]
+    few = len(prefixes) == 1
+    follow = f"analyze {prefixes[0]}" if few else f"analyze-all {prefixes[0].parent}"
+    written = ", ".join(map(str, files)) if few else f"{len(files)} files in {prefixes[0].parent}"
+    for line in (
+        "prompts, outputs: tokens; cached: share of the prompts found in the cache; lasts s: by the clients' times",
+        f"written: {written}",
+        f"next: pensieve trace {follow}",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _file_names(text: str, mode: str, sizes: Sequence[int]) -> dict[str, str]:
+    """By workload, names of the files that are not named after it: those of `sharegpt`."""
+    if SHAREGPT not in text.split(","):
+        return {}
+    name = f"prefix_metrics_sharegpt_{mode}"
+    return {_chat(mode): name if len(sizes) == 1 else f"{name}_b{{block_tokens}}"}
+
+
+def _chat(mode: str) -> str:
+    from vllm_pensieve.workloads.clients import CHAT_MULTI, CHAT_SINGLE
+
+    chats = {"single": CHAT_SINGLE, "multi": CHAT_MULTI}
+    if mode not in chats:
+        raise UsageError(
+            f"--mode {mode!r} (PREFIX_MODE) is unknown; choose one of {', '.join(chats)}"
+        )
+    return chats[mode]
 
 
 def _block_sizes(text: str) -> list[int]:
@@ -300,15 +335,15 @@ def _block_sizes(text: str) -> list[int]:
 
 
 def _workloads(text: str, mode: str) -> list[str]:
-    from vllm_pensieve.workloads.clients import CHAT_MULTI, CHAT_SINGLE, WORKLOADS
+    from vllm_pensieve.workloads.clients import WORKLOADS
 
-    chats = {"single": CHAT_SINGLE, "multi": CHAT_MULTI}
-    if mode not in chats:
-        raise UsageError(f"--mode {mode!r} (PREFIX_MODE) is unknown; there are: {', '.join(chats)}")
+    chat = _chat(mode)
     names = text.split(",")
     names = list(WORKLOADS) if names == ["all"] else names
-    names = [chats[mode] if name == "sharegpt" else name for name in names]
+    names = [chat if name == SHAREGPT else name for name in names]
     for name in names:
         if name not in WORKLOADS:
-            raise UsageError(f"unknown workload {name!r}; there are: {', '.join(WORKLOADS)}")
+            raise UsageError(
+                f"unknown workload {name!r}; choose one of {', '.join((*WORKLOADS, SHAREGPT, 'all'))}"
+            )
     return list(dict.fromkeys(names))

@@ -20,13 +20,17 @@ from vllm_pensieve.cli.collect import (
     make_clients,
     prepare,
 )
+from vllm_pensieve.cli.quiet import quiet_start
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vllm_pensieve.collection.collect import Recorded
     from vllm_pensieve.collection.recording import Recording
     from vllm_pensieve.workloads.events import RequestEvent
 
-SHOWN_CHARACTERS = 12
+SHOWN_CHARACTERS = 300
+"""Of a prompt's new part and of a reply."""
 
 Simulate = Annotated[
     bool, typer.Option("--simulate", help="No model: vLLM's engine with tokens made up.")
@@ -72,13 +76,19 @@ def demo_client(
         seed,
     )
     prepare(console, os.environ)
-    for workload in ("chat_single", "chat_multi"):
+    for mode, workload in (("single", "chat_single"), ("multi", "chat_multi")):
+        name = f"prefix_metrics_demo_{mode}"
         recording = _recording(
-            workload, model, block_tokens, out, simulate, max_prompt_tokens, max_output_tokens
+            workload, name, model, block_tokens, out, simulate, max_prompt_tokens, max_output_tokens
         )
         events = clients.requests(workload).events
         limits = output_limits(events, recording, token_counter(model).count)
-        _print(console, events, record(recording, events, limits))
+        _print(console, events, record(recording, events, limits, starting=quiet_start))
+    console.print(
+        "whole prompts: python tools/sharegpt_client_simulator.py --mode multi --out events.jsonl",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def demo_hello(
@@ -102,8 +112,10 @@ def demo_hello(
     ]
     console = Console()
     prepare(console, os.environ)
-    recording = _recording("hello", model, block_tokens, out, simulate, 1024, max_output_tokens)
-    recorded = record(recording, events, [max_output_tokens] * len(events))
+    recording = _recording(
+        "hello", "prefix_metrics_toy", model, block_tokens, out, simulate, 1024, max_output_tokens
+    )
+    recorded = record(recording, events, [max_output_tokens] * len(events), starting=quiet_start)
     _print(console, events, recorded)
     # Not before: an engine cannot be made once numba, which these need, has been imported.
     from vllm_pensieve.analysis.summaries import read_prefix_stats
@@ -114,6 +126,7 @@ def demo_hello(
 
 def _recording(
     workload: str,
+    name: str,
     model: str,
     block_tokens: int,
     out: Path,
@@ -134,32 +147,38 @@ def _recording(
         kv_cache_gib=0.25,
         real_time=False,
         simulated_tokens="echo",
+        name=name,
     )
 
 
-def _print(console: object, events: Sequence[RequestEvent], recorded: Recorded) -> None:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    assert isinstance(console, Console)
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title=recorded.recording.workload)
-    for heading in ("time s", "conversation", "turn", "tokens", "cached"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("prompt ends in", "reply"):
-        table.add_column(heading, no_wrap=True)
+def _print(console: Console, events: Sequence[RequestEvent], recorded: Recorded) -> None:
+    """Each event: when it was sent and by whom, what its prompt says that the one before it did not, and the reply."""
+    said: dict[str, str] = {}
     for event, reply in zip(events, recorded.replies, strict=True):
-        table.add_row(
-            f"{event.time:.1f}",
-            event.conversation_id,
-            str(event.turn_index),
-            str(reply.prompt_tokens),
-            f"{reply.cached_tokens / reply.prompt_tokens:.1%}",
-            Text(repr(event.prompt.removesuffix("\nAssistant:")[-SHOWN_CHARACTERS:])),
-            Text(repr(reply.text[:SHOWN_CHARACTERS])),
-        )
-    console.print(table, highlight=False)
-    console.print(
-        f"trace: {recorded.recording.prefix}_requests.jsonl", highlight=False, soft_wrap=True
-    )
+        before = said.get(event.conversation_id, "")
+        cached = reply.cached_tokens / reply.prompt_tokens
+        lines = [
+            f"time {event.time:.1f} s, conversation_id {event.conversation_id}, turn_index {event.turn_index}, "
+            f"mode {event.mode}; {reply.prompt_tokens:,} tokens, {cached:.1%} of them cached",
+            *_prompt_lines(event.prompt, len(before) if event.prompt.startswith(before) else 0),
+            f"  => {_shorten(reply.text)!r}",
+        ]
+        said[event.conversation_id] = event.prompt
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    files = ", ".join(map(str, recorded.recording.files()))
+    console.print(f"written: {files}\n", highlight=False, soft_wrap=True)
+
+
+def _prompt_lines(prompt: str, known: int) -> list[str]:
+    """The prompt from character `known` on, each line marked; what stands before it only as a number."""
+    before = [f"  | ... {known:,} characters as before"] if known else []
+    return before + [f"  | {line}" for line in _shorten(prompt[known:].strip("\n")).split("\n")]
+
+
+def _shorten(text: str) -> str:
+    """The text, or its beginning and end and how much stands between them."""
+    half = SHOWN_CHARACTERS // 2
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"{text[:half]} ... {len(text) - 2 * half:,} characters ... {text[-half:]}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from vllm_pensieve.cli.version import show_version
 from vllm_pensieve.workloads.errors import UsageError
 
 MODES = {
@@ -23,6 +25,11 @@ MEASURED = ("preset", "out", "sheet")
 """Options that make a benchmark of a mode alone, which without them is a demonstration."""
 GUIDE_MODEL = "meta-llama/Meta-Llama-3-8B"
 REQUEST_INTERVAL_S, GPU_CACHE_GB, CPU_CACHE_GB = 0.5, 40, 100
+UNITS = {
+    "request_interval": "request_interval_s",
+    "gpu_cache": "gpu_cache_gb",
+    "cpu_cache": "cpu_cache_gb",
+}
 SERVER_OPTIONS = "pensieve.server_options"
 
 
@@ -106,6 +113,15 @@ def guide(
         Path | None,
         typer.Option(metavar="FILE.md", help="Write the results as a measurement sheet, too."),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=show_version,
+            help="Versions of this package, vLLM and torch.",
+        ),
+    ] = False,
 ) -> None:
     """Serve conversations with vLLM: keep a conversation's KV between its turns, and measure what that gains.
 
@@ -209,34 +225,37 @@ def _bench(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
         from vllm_pensieve.bench.users import UsersOptions
         from vllm_pensieve.cli.demonstration import run as demonstrate
 
-        names = {
-            "request_interval": "request_interval_s",
-            "gpu_cache": "gpu_cache_gb",
-            "cpu_cache": "cpu_cache_gb",
-        }
-        options = {names.get(name, name): value for name, value in given.items()}
-        raise typer.Exit(
-            demonstrate(UsersOptions(preset="guide", server_options=server_options, **options))
-        )
+        options = UsersOptions(preset="guide", server_options=server_options, **_with_units(given))
+        raise typer.Exit(demonstrate(options))
     from vllm_pensieve.cli.users import users as bench_users
 
     bench_users(**{"preset": "guide"} | given, server_options=list(server_options))
 
 
 def _dataset(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
-    from vllm_pensieve.cli.sharegpt import sharegpt
+    from vllm_pensieve.bench.sharegpt import ShareGptOptions
+    from vllm_pensieve.cli.sharegpt import run
 
     for name in USERS_OPTIONS:
         if name in given:
             raise UsageError(
                 f"{_option(name)} is for generated conversations; a data set has its own, see --max-turns"
             )
-    interval = {"request_interval": REQUEST_INTERVAL_S}
-    sharegpt(**interval | given, server_options=list(server_options))
+    options = ShareGptOptions(
+        **{"request_interval_s": REQUEST_INTERVAL_S} | _with_units(given),
+        generated_otherwise=True,
+        server_options=server_options,
+    )
+    raise typer.Exit(run(options))
+
+
+def _with_units(given: dict[str, Any]) -> dict[str, Any]:
+    """The options under the names that tell their units."""
+    return {UNITS.get(name, name): value for name, value in given.items()}
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def _option(name: str) -> str:

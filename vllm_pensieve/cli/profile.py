@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_pensieve.bench.machine import is_cpu_build
+from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
 from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -90,6 +90,7 @@ def profile(
         prepare_environment,
     )
 
+    require_vllm()
     for path in (out, figure):
         _check_file(path)
     plan = Plan(_numbers(chunks or (CPU_CHUNKS if is_cpu_build() else GPU_CHUNKS)), repeats)

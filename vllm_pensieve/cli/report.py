@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from vllm_pensieve.cli.simulate import check_writable
+from vllm_pensieve.cli.simulate import (
+    BlockTokens,
+    BytesPerToken,
+    Model,
+    bytes_per_block,
+    check_writable,
+)
 
 
 def report(
@@ -17,13 +23,17 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path(
         "report.html"
     ),
+    model: Model = None,
+    bytes_per_token: BytesPerToken = None,
+    block_tokens: BlockTokens = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first bad line.")] = False,
 ) -> None:
-    """Write a self-contained page: reuse, distributions, and what other cache policies would have hit."""
+    """Write a self-contained page: what was served, reuse, and what other caches would have hit."""
     from vllm_pensieve.analysis.report import build_report
     from vllm_pensieve.analysis.summaries import read_prefix_stats
 
     check_writable(out)
-    page = build_report(read_prefix_stats(prefix, strict=strict))
+    stats = read_prefix_stats(prefix, strict=strict, block_tokens=block_tokens)
+    page = build_report(stats, bytes_per_block(stats.trace, model, bytes_per_token))
     out.write_text(page, encoding="utf-8")
     print(f"{out}: written")

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import json
 import os
 import sys
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
+from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
+from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
+from vllm_pensieve.bench.plan import BLOCK_TOKENS, GIB
 from vllm_pensieve.bench.server import check_port
+from vllm_pensieve.bench.server_options import value_of
 from vllm_pensieve.config import (
+    ADDITIONAL_CONFIG_KEY,
     SETTINGS,
     SWITCH,
     ConfigError,
     PensieveConfig,
     read_settings,
+    vllm_cache_settings,
 )
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, resolve_model
 from vllm_pensieve.workloads.errors import UsageError
 
 VLLM_PORT = 8000
+OWN_OPTIONS = ("--host-cache", "--pensieve-config")
+HOST_CACHE = "host_cache_gib"
+ADDITIONAL_CONFIG = "--additional-config"
+KV_SIZE = "VLLM_CPU_KVCACHE_SPACE"
+KV_SIZE_OPTIONS = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
 
 
 def serve(
@@ -46,59 +60,103 @@ def serve(
     """Serve a model with vLLM and the plugin. Every other option goes to vLLM's server unchanged."""
     if model.startswith("-"):
         raise UsageError(f"name the model first: pensieve serve MODEL {model} ...")
-    check_port(serve_port(context.args))
-    environment = serve_environment(dict(os.environ), pensieve_config, host_cache)
-    arguments = serve_arguments(model, context.args)
-    os.execve(sys.executable, arguments, environment)
+    options = context.args
+    check_own_names(options)
+    check_port(serve_port(options))
+    environment = serve_environment(dict(os.environ), pensieve_config, host_cache, options)
+    require_vllm()
+    os.execve(sys.executable, serve_arguments(model, options, environment), environment)
 
 
-def serve_port(options: list[str]) -> int:
+def check_own_names(options: Sequence[str]) -> None:
+    """Raise UsageError for an option that is nearly one of the command's own; vLLM would not know it either."""
+    for option in options:
+        name = option.partition("=")[0]
+        close = difflib.get_close_matches(name.replace("_", "-"), OWN_OPTIONS, n=1, cutoff=0.85)
+        if name.startswith("--") and close:
+            raise UsageError(f"unknown option {name}; did you mean {close[0]}?")
+
+
+def serve_port(options: Sequence[str]) -> int:
     """Return the port that vLLM's server will use: the last `--port` of `options`, or vLLM's own."""
-    port = str(VLLM_PORT)
-    for index, option in enumerate(options):
-        if option == "--port":
-            port = "".join(options[index + 1 : index + 2])
-        elif option.startswith("--port="):
-            port = option.removeprefix("--port=")
+    port = value_of(options, "--port") or str(VLLM_PORT)
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"--port {port} is not a port number (1 to 65535)")
     return int(port)
 
 
-def serve_arguments(model: str, options: list[str]) -> list[str]:
-    """Return the server's command line; the demo model keeps its short name unless `options` name
-    it otherwise.
+def serve_arguments(
+    model: str, options: Sequence[str], environment: Mapping[str, str]
+) -> list[str]:
+    """Return the server's command line.
+
+    The demo model keeps its short name and, on a CPU, gets a KV cache of half a GiB in blocks that short chats fill,
+    unless `options` or the environment say otherwise.
     """
-    arguments = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        resolve_model(model),
-    ]
-    named = any(option.split("=")[0] == "--served-model-name" for option in options)
-    if model == DEMO_MODEL_NAME and not named:
-        arguments += ["--served-model-name", DEMO_MODEL_NAME]
+    arguments = [sys.executable, "-m", "vllm_pensieve.server_process"]
+    arguments += ["--model", resolve_model(model)]
+    if model == DEMO_MODEL_NAME:
+        given = {option.partition("=")[0].replace("_", "-") for option in options}
+        if "--served-model-name" not in given:
+            arguments += ["--served-model-name", DEMO_MODEL_NAME]
+        if is_cpu_build():
+            if KV_SIZE not in environment and not given & set(KV_SIZE_OPTIONS):
+                # vLLM's own choice is nearly all memory, which it refuses if something else uses some.
+                arguments += [KV_SIZE_OPTIONS[0], str(round(CPU_KV_CACHE_GIB * GIB))]
+            if "--block-size" not in given:
+                arguments += ["--block-size", str(BLOCK_TOKENS)]
     return [*arguments, *options]
 
 
 def serve_environment(
-    base: dict[str, str], config: str | None, host_cache_gib: float | None = None
+    base: dict[str, str],
+    config: str | None,
+    host_cache_gib: float | None = None,
+    options: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return `base` with the plugin on and its settings, if given; `host_cache_gib` is one of them.
 
-    Raises UsageError if they cannot be read, or the plugin would refuse them.
+    options: vLLM's, which may hold settings as well.
+
+    Raises UsageError if settings cannot be read, contradict each other, or the plugin would refuse them.
     """
-    if config is None and host_cache_gib is None:
-        return base | {SWITCH: "1"}
+    source = SETTINGS if config is None else "--pensieve-config"
     try:
-        if config is None:
-            settings = read_settings(base.get(SETTINGS, ""), SETTINGS)
-        else:
-            settings = read_settings(config, "--pensieve-config")
+        settings = read_settings(base.get(SETTINGS, "") if config is None else config, source)
+        of_vllm = _settings_for_vllm(options)
         if host_cache_gib is not None:
-            settings["host_cache_gib"] = host_cache_gib
+            for where, other in ((source, settings), (ADDITIONAL_CONFIG, of_vllm)):
+                if other.get(HOST_CACHE, host_cache_gib) != host_cache_gib:
+                    raise UsageError(
+                        f"--host-cache {host_cache_gib:g} and {HOST_CACHE}={other[HOST_CACHE]} of {where} differ; "
+                        "leave one of them out"
+                    )
+            settings[HOST_CACHE] = host_cache_gib
         PensieveConfig.from_mapping(settings)
+        in_force = PensieveConfig.from_mapping(settings | of_vllm)
     except ConfigError as error:
         raise UsageError(str(error).removeprefix("pensieve: ")) from error
-    return base | {SWITCH: "1", SETTINGS: json.dumps(settings)}
+    check_host_memory(in_force.host_cache_gib)
+    own = {SETTINGS: json.dumps(settings)} if config is not None or settings else {}
+    return base | {SWITCH: "1"} | own | vllm_cache_settings(base)
+
+
+def check_host_memory(host_cache_gib: float) -> None:
+    """Raise UsageError if there is not that much host memory; vLLM would need half a minute to come to it."""
+    from vllm_pensieve.swap.host_memory import available_bytes
+
+    available_gib = available_bytes() / GIB
+    if host_cache_gib > available_gib:
+        raise UsageError(
+            f"a host cache of {host_cache_gib:g} GiB is more host memory than there is: {available_gib:.2f} GiB are "
+            "available; ask for less, free some, or raise the container's limit"
+        )
+
+
+def _settings_for_vllm(options: Sequence[str]) -> dict[str, Any]:
+    """Settings of the plugin in vLLM's --additional-config, which win; none if vLLM will refuse it anyway."""
+    with contextlib.suppress(json.JSONDecodeError):
+        given = json.loads(value_of(options, ADDITIONAL_CONFIG) or "{}")
+        settings = given.get(ADDITIONAL_CONFIG_KEY) if isinstance(given, dict) else None
+        return settings if isinstance(settings, dict) else {}
+    return {}

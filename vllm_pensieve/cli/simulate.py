@@ -42,7 +42,11 @@ def simulate(
         ),
     ],
     format_name: Annotated[
-        str, typer.Option("--format", help="auto, pensieve, mooncake, bailian, kvct.")
+        str,
+        typer.Option(
+            "--format",
+            help="auto, pensieve, mooncake, bailian, kvct (kv-cache-tester, Weka, AgentX).",
+        ),
     ] = "auto",
     capacity: Annotated[
         str | None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -30,12 +32,22 @@ def print_trace(trace: Trace) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for note in trace.notes:
-        console.print(f"note: {escape(note)}", style="yellow", highlight=False, soft_wrap=True)
-    if trace.skipped:
+    print_remarks(trace.notes, trace.skipped, trace.records)
+
+
+def print_remarks(
+    notes: Sequence[str], skipped: Sequence[str], records: int, name: str = ""
+) -> None:
+    """Print what is to be known of a trace, and which of its records were left out. name: where it is to be told."""
+    console = Console()
+    beginning = f"{name}: " if name else ""
+    for note in notes:
+        text = escape(f"note: {beginning}{note}")
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
+    if skipped:
         console.print(
-            escape(about_skipped(trace.skipped, trace.records, SHOWN_BAD_LINES)),
-            style="bold red" if skipped_loudly(trace.skipped, trace.records) else "red",
+            escape(beginning + about_skipped(skipped, records, SHOWN_BAD_LINES)),
+            style="bold red" if skipped_loudly(skipped, records) else "red",
             highlight=False,
             soft_wrap=True,
         )

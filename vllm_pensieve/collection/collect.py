@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.events import RequestEvent, TokenCount
 
 Tell = Callable[[int], None]
+Starting = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,20 @@ def record(
     events: Sequence[RequestEvent],
     limits: Sequence[int],
     tell: Tell = lambda done: None,
+    starting: Starting = nullcontext,
 ) -> Recorded:
     """Serve the events and write the trace; files of an earlier one are replaced.
 
     limits: tokens of each reply at most; of a simulated one exactly.
+    starting: makes a context in which the engine is started.
 
     Raises:
         UsageError: the folder cannot be written, vLLM refuses the model or an option, or no trace was written.
     """
     make_room(recording)
     took_s = time.perf_counter()
-    engine = start_engine(recording)
+    with starting():
+        engine = start_engine(recording)
     with nullcontext() if recording.real_time else VirtualTime():
         lasted_s = time.monotonic()
         replies = play(engine, events, lambda number: _parameters(recording, limits[number]), tell)
@@ -85,6 +89,7 @@ def record_block_sizes(
     events: Sequence[RequestEvent],
     count: TokenCount,
     begin: Callable[[Recording], Tell],
+    starting: Starting = nullcontext,
 ) -> Iterator[Recorded]:
     """One recording for each block size, of the same requests.
 
@@ -92,19 +97,20 @@ def record_block_sizes(
     another size, if there is one: prompts, and so their blocks, are the same.
 
     begin: is called before each recording, and returns what is told how many requests are done.
+    starting: as of `record`.
     """
     limits = output_limits(events, recording, count)
     runnable = [size for size in block_sizes if recording.simulate or not needs_simulation(size)]
     for size in runnable:
         own = replace(recording, block_tokens=size)
-        recorded = record(own, events, limits, begin(own))
+        recorded = record(own, events, limits, begin(own), starting)
         yield recorded
     if runnable:
         limits = [reply.output_tokens for reply in recorded.replies]
     for size in block_sizes:
         if size not in runnable:
             own = replace(recording, block_tokens=size, simulate=True)
-            yield record(own, events, limits, begin(own))
+            yield record(own, events, limits, begin(own), starting)
 
 
 def make_room(recording: Recording) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from vllm_pensieve.collection.recording import Recording
@@ -34,6 +35,12 @@ def needs_simulation(block_tokens: int) -> bool:
     return current_platform.is_cpu() and block_tokens % CPU_BLOCK_MULTIPLE != 0
 
 
+def _name(recording: Recording) -> str:
+    """What the trace says was served."""
+    name = PurePath(recording.model).name
+    return f"{name} (tokens made up)" if recording.simulate else name
+
+
 def start_engine(recording: Recording) -> LLMEngine:
     """An engine that writes the recording's trace; without a model if that is simulated.
 
@@ -55,6 +62,7 @@ def start_engine(recording: Recording) -> LLMEngine:
         return LLMEngine.from_engine_args(
             EngineArgs(
                 model=resolve_model(recording.model),
+                served_model_name=_name(recording),
                 block_size=recording.block_tokens,
                 max_model_len=recording.max_model_tokens,
                 kv_cache_memory_bytes=int(recording.kv_cache_gib * 2**30),

@@ -15,6 +15,7 @@ class Recording:
     simulate: no model is computed; replies have their recorded length, or the longest allowed.
     real_time: pauses are waited for; else they only move the clocks on.
     simulated_tokens: `recorded` or `echo`, see vllm_pensieve.simulator.
+    name: of the files, without the folder and what follows it; `{workload}` and `{block_tokens}` stand for themselves.
     """
 
     workload: str
@@ -27,11 +28,12 @@ class Recording:
     kv_cache_gib: float
     real_time: bool
     simulated_tokens: str = "recorded"
+    name: str = "prefix_{workload}_b{block_tokens}"
 
     @property
     def prefix(self) -> Path:
-        """`prefix_<workload>_b<block>` in the folder."""
-        return self.out / f"prefix_{self.workload}_b{self.block_tokens}"
+        """What the names of its files begin with, in the folder."""
+        return self.out / self.name.format(workload=self.workload, block_tokens=self.block_tokens)
 
     @property
     def max_model_tokens(self) -> int:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 SUFFIX_CHARACTERS = 9
 """What vLLM adds to an id that it was given: a hyphen and eight random characters."""
-CHOICE = re.compile(r"\d+_(.+)", re.DOTALL)
+CHOICE = re.compile(r"\d+_(.*)", re.DOTALL)
 BEAM = re.compile(r"(.+)-[0-9a-f]{16,32}-beam-\d+", re.DOTALL)
 
 

@@ -142,18 +142,20 @@ class PensieveKVCacheManager(KVCacheManager):
         interleaved = self.create_kv_cache_blocks((table,))
         return (interleaved, plan.end * self._costs.block_size, boundary), restore
 
-    def _may_have_holes(self, request: Request) -> bool:
-        """Whether the request may jump: its prompt must be tokens, and nothing may be returned for each of them."""
+    @override
+    def prefix_cache_lookup_enabled(self, request: Request) -> bool:
+        """Not for a request that gets something back for each token of its prompt, whatever it says: there is nothing
+        for tokens that are not computed, and vLLM would return memory that nobody wrote.
+        """
         sampling = request.sampling_params
-        return (
-            self._may_jump(request)
-            and not request.mm_features
-            and request.prompt_embeds is None
-            and (
-                sampling is None
-                or (sampling.prompt_logprobs is None and sampling.prompt_logprob_token_ids is None)
-            )
+        return super().prefix_cache_lookup_enabled(request) and (
+            sampling is None
+            or (sampling.prompt_logprobs is None and sampling.prompt_logprob_token_ids is None)
         )
+
+    def _may_have_holes(self, request: Request) -> bool:
+        """Whether the request may jump: its prompt must be tokens, and the model runner able to compute it in parts."""
+        return self._may_jump(request) and not request.mm_features and request.prompt_embeds is None
 
     def _behind(
         self, request: Request, start: int, recovery: bool

@@ -18,12 +18,11 @@ from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.retention import EvictionOrder, make_order
+from vllm_pensieve.scheduler.adapters import AdaptersMixin
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
 from vllm_pensieve.scheduler.choices import keep_external_ids, parent_of
 from vllm_pensieve.scheduler.costs import Costs
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
-from vllm_pensieve.scheduler.swapping import SwappingMixin
-from vllm_pensieve.scheduler.tracing import TracingMixin
 from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
 from vllm_pensieve.space.sessions import SessionTable
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 logger = init_logger("vllm.pensieve")
 
 
-class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
+class PensieveMixin(AdaptersMixin, Scheduler):
     """Keeps the blocks of conversations by retention value and recovers prefixes with holes.
 
     A request that recovers is a member of `running` like any other; only its position moves differently (recovery.py).
@@ -103,6 +102,7 @@ class PensieveMixin(SwappingMixin, TracingMixin, Scheduler):
             load_bytes = self._block_bytes
         if config.trace_prefix:
             watchers.append(self._start_trace(config, block_size, self._is_in_host_memory))
+        watchers += self._follow_adapters()
         if watchers:
             WatchedBlockPool.attach(pool, watchers)
         restore_costs = self.costs.of_restoring(config, block_size, load_bytes)

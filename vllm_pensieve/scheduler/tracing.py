@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Hashable
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -13,6 +14,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm_pensieve.config import PLAIN, PensieveConfig
 from vllm_pensieve.metrics import PensieveStats
 from vllm_pensieve.scheduler.stopping import end_traces_in_time
+from vllm_pensieve.trace.files import engine_prefix
 from vllm_pensieve.trace.names import Names
 from vllm_pensieve.trace.recorder import TraceRecorder
 from vllm_pensieve.trace.writer import TraceWriter
@@ -36,11 +38,12 @@ class TracingMixin(Scheduler):
         self, config: PensieveConfig, block_size: int, in_host_memory: Callable[[Hashable], bool]
     ) -> TraceRecorder:
         engine = self.parallel_config.data_parallel_index  # of dense models the ranks are all 0
-        prefix = f"{config.trace_prefix}_engine{engine}" if engine else config.trace_prefix
+        prefix = engine_prefix(config.trace_prefix, engine)
         writer = TraceWriter(prefix, int(config.trace_max_mb * 1e6))
         names = Names(plain_session_ids=config.trace_session_ids == PLAIN)
+        model = PurePath(self.vllm_config.model_config.served_model_name).name
         self._recorder = TraceRecorder(
-            writer, config.trace_workload, block_size, names, in_host_memory
+            writer, config.trace_workload, block_size, names, in_host_memory, model=model
         )
         end_traces_in_time()
         atexit.register(self.end_trace)

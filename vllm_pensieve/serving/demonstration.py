@@ -77,10 +77,10 @@ def plan_demonstration(options: UsersOptions) -> Demonstration:
     check_users(options)
     check_run(options)
     spec = users_spec(options)
+    counter = token_counter(options.model)  # first, since it refuses a model that there is not
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, PRESETS[options.preset].memory)
     asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
     limit, what = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
-    counter = token_counter(options.model)
     question_tokens = max(counter.count(question) for question in QUESTIONS)
     output_tokens = spec.output_tokens or 1
     turn_tokens = question_tokens + output_tokens + 2 * MESSAGE_OVERHEAD_TOKENS

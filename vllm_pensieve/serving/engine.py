@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from vllm_pensieve.bench.machine import is_cpu_build
+from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
 from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
 from vllm_pensieve.bench.plan import BLOCK_TOKENS
 from vllm_pensieve.compat_process import EngineGlobals, has_process_groups, process_groups_kept
-from vllm_pensieve.config import SWITCH
+from vllm_pensieve.config import SWITCH, vllm_cache_settings
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.device import VISIBLE, device_environment
 from vllm_pensieve.serving.interrupts import interrupts_kept_from_children
@@ -54,6 +54,7 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     environment[MULTIPROCESSING] = "0"
     for name, value in ENVIRONMENT.items():
         environment.setdefault(name, value)
+    environment.update(vllm_cache_settings(environment))
     return notes
 
 
@@ -75,8 +76,11 @@ class Engine:
         """Start it.
 
         Raises:
-            UsageError: there is no such device, or vLLM refuses the model or an option.
+            UsageError: vLLM is not installed, there is no such device or not that much memory, or vLLM refuses the
+                model or an option.
         """
+        require_vllm()
+        _check_memory(options)
         switch = os.environ.get(SWITCH)
         if options.served_as.pensieve is not None and switch == "0":
             raise UsageError(f"mode {options.mode} needs the plugin, but {SWITCH}=0 keeps it off")
@@ -131,6 +135,22 @@ class Engine:
         with self._globals.in_place(), kept:
             engine.engine_core.shutdown()
         Engine._made_groups &= shared
+
+
+def _check_memory(options: ServerOptions) -> None:
+    """UsageError if more main memory is asked for than there is, before anything is loaded."""
+    from vllm_pensieve.swap.host_memory import available_bytes
+
+    sizes = {"cpu_cache_gb (--cpu-cache)": options.cpu_cache_gb}
+    if is_cpu_build():
+        sizes["gpu_cache_gb (--gpu-cache)"] = options.gpu_cache_gb or 0.0
+    available_gb = available_bytes() / GB
+    for name, size_gb in sizes.items():
+        if size_gb > available_gb:
+            raise UsageError(
+                f"{name} is {size_gb:g} GB, and {available_gb:.2f} GB of main memory are available; ask for less, or "
+                "free some"
+            )
 
 
 def _refusal(model: str, error: Exception) -> str:

@@ -98,8 +98,8 @@ class SessionTable:
         return Turn(session, number, parent, siblings.choices - 1)
 
     def _session(self, session_id: str | None, block_keys: Sequence[Hashable]) -> Session:
-        inferred = session_id is None
-        session_id = self._infer(block_keys) if session_id is None else bounded_id(session_id)
+        inferred = not session_id
+        session_id = bounded_id(session_id) if session_id else self._infer(block_keys)
         session = self._sessions.get(session_id)
         if session is None:
             session = self._sessions[session_id] = Session(session_id, inferred)

@@ -6,9 +6,12 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 GIB = 1024**3
 CGROUP_MOUNT = Path("/sys/fs/cgroup")
@@ -60,6 +63,8 @@ def allocate_slots(
 
 
 def _allocate(num_slots: int, row_bytes: int, pin: bool) -> torch.Tensor:
+    import torch
+
     # Pages of its own: exact, given back to the system when freed, and no page is pinned twice.
     pages = mmap.mmap(-1, num_slots * row_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     slots = torch.frombuffer(pages, dtype=torch.uint8).view(num_slots, row_bytes)
@@ -71,6 +76,8 @@ def _allocate(num_slots: int, row_bytes: int, pin: bool) -> torch.Tensor:
 
 def _pin(slots: torch.Tensor) -> None:
     """Register with CUDA. torch's own pinned allocator would round the size up to a power of two."""
+    import torch
+
     status = torch.cuda.cudart().cudaHostRegister(slots.data_ptr(), slots.nbytes, 0)
     if status.value != 0:
         raise RuntimeError(

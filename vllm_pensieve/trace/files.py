@@ -68,7 +68,7 @@ class JsonLines:
         size = os.fstat(self._file).st_size
         if size and size + coming_bytes > self._max_bytes:
             self._rotate()
-        if self._torn:
+        if self._torn and size:
             _, error = _write(self._file, b"\n")
             if error is not None:
                 raise error
@@ -128,6 +128,11 @@ def check_place(prefix: str) -> None:
                 path.unlink()
     except OSError as error:
         raise cannot_be_written(prefix, error) from error
+
+
+def engine_prefix(prefix: str, engine: int) -> str:
+    """The prefix of one of several engines (data parallel), by its number from 0."""
+    return f"{prefix}_engine{engine}" if engine else prefix
 
 
 def trace_paths(prefix: str) -> tuple[Path, Path]:

@@ -52,11 +52,16 @@ class TraceRecorder(BlockWatcher):
         names: Names,
         in_host_memory: Callable[[Hashable], bool] = lambda key: False,
         clock: Callable[[], float] = lambda: time.monotonic(),  # as it is then: it may be virtual
+        model: str = "",
     ) -> None:
-        """workload: written into every record. in_host_memory: whether a copy of a block is there, by its key."""
+        """workload, model: written into every request's record.
+
+        in_host_memory: whether a copy of a block is there, by its key.
+        """
         self._writer = writer
         self._workload = names.text(workload)
         self._block_tokens = block_tokens
+        self._model = model
         self._in_host_memory = in_host_memory
         self._clock = clock
         self._wall_offset_s = time.time() - clock()
@@ -136,6 +141,7 @@ class TraceRecorder(BlockWatcher):
                 session_id=request.session_id,
                 turn=turn.number,
                 workload=self._workload,
+                model=self._model,
                 block_tokens=self._block_tokens,
                 prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens,

@@ -29,6 +29,7 @@ class RequestRecord(Struct, gc=False):
     session_id: str
     turn: int
     workload: str
+    model: str
     block_tokens: int
     prompt_tokens: int
     output_tokens: int

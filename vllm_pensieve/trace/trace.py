@@ -36,6 +36,7 @@ class Trace:
     offsets: [requests + 1], where a request's blocks begin and end.
     times_s, input_tokens, output_tokens, workload_of, session_of: [requests].
     block_tokens: tokens of a block; None if the file does not tell.
+    model, recorded_on: who was served, and the day of the first request (ISO); None if the file does not tell.
     skipped: one text for each record that was left out, of so many `records` in the file.
     notes: what else is to be known before its numbers are believed.
     """
@@ -55,6 +56,8 @@ class Trace:
     skipped: tuple[str, ...] = ()
     records: int = 0
     notes: tuple[str, ...] = ()
+    model: str | None = None
+    recorded_on: str | None = None
 
     @property
     def requests(self) -> int:

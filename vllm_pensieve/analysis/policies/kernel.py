@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from vllm_pensieve.analysis.policies.compiled import compiled
 from vllm_pensieve.analysis.policies.policy import (
     ACCESSES,
     HITS_ANY,
@@ -100,7 +100,7 @@ def request_kernel(
 ) -> Callable[..., None]:
     """The loop over requests for one policy. `sources` is in it only to be part of its key on disk."""
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def kernel(
         state: Any,
         stream: Any,
@@ -188,7 +188,7 @@ def access_kernel(
     The result means nothing; it is there so that looking ahead is not optimised away.
     """
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def kernel(
         state: Any,
         stream: Any,

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from vllm_pensieve.analysis.policies.compiled import compiled
 from vllm_pensieve.analysis.policies.farthest import Times, farthest, new_times, put, take
 from vllm_pensieve.analysis.policies.kernel import SOURCES
 from vllm_pensieve.analysis.policies.policy import (
@@ -49,7 +49,7 @@ def make_run(bypass: bool) -> Callable[[Replay, NDArray[np.int32]], Tally]:
 def make_kernel(bypass: bool, sources: str) -> Callable[..., None]:
     """Compile one variant. `sources` is in the code only to be part of its key on disk."""
 
-    @njit(cache=True, nogil=True)
+    @compiled
     def kernel(
         stream: Any,
         cached: NDArray[np.bool_],

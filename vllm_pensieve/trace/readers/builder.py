@@ -20,6 +20,7 @@ UNKNOWN = -1
 class TraceBuilder:
     """`add` once a request, `build` at the end.
 
+    model, recorded_on: of the trace, where a format tells them.
     asked_tokens: size of blocks that the user asked for; a reader that can merge smaller ones at less cost does so.
     notes: what readers have to tell about the trace; added to freely.
     """
@@ -27,6 +28,8 @@ class TraceBuilder:
     def __init__(self, default_workload: str, asked_tokens: int | None = None) -> None:
         self.asked_tokens = asked_tokens
         self.notes: list[str] = []
+        self.model: str | None = None
+        self.recorded_on: str | None = None
         self._default_workload = default_workload
         self._identities = Identities()
         self._blocks: list[NDArray[np.int64] | None] = []
@@ -123,6 +126,8 @@ class TraceBuilder:
             session_of=np.array(self._session_of)[order].astype(np.int32),
             unique_blocks=unique,
             block_tokens=block_tokens,
+            model=self.model,
+            recorded_on=self.recorded_on,
         )
 
     def _tell_unknown(self, block_tokens: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from vllm_pensieve.trace.errors import TraceError
@@ -13,7 +14,7 @@ ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
 class FolderReader:
-    """Has the interface of a `LineReader`; a file that is of no known format counts as one bad record."""
+    """Has the interface of a `LineReader`; a file that is damaged or of no known format is one bad record."""
 
     def __init__(self, path: Path, strict: bool) -> None:
         """Raises TraceError if the folder has no file that could be a trace."""
@@ -32,9 +33,10 @@ class FolderReader:
             raise TraceError(f"{path}: no file in this folder ends in {', '.join(ENDINGS)}")
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Records of all files, numbered within each."""
+        """Records of all files, numbered within each; those of a damaged one up to the damage."""
         for file in self._files:
-            yield from LineReader(file, self._strict)
+            with suppress(TraceError):
+                yield from LineReader(file, self._strict)
 
     def bad(self, number: int, reason: str) -> None:
         """Note a bad record of the file that is being read. TraceError if reading is strict."""
@@ -45,14 +47,20 @@ class FolderReader:
         """Number within its file and record of everything that is one; the rest is noted.
 
         Raises:
-            TraceError: a record is of another format; with `strict`, also if a file has none of any.
+            TraceError: with `strict`, a file is damaged, or a record is of another format or of none.
         """
         for path in self._files:
             self._file = LineReader(path, self._strict)
-            if any(format_of_line(line) for _, line in LineReader(path, self._strict)):
-                yield from self._file.records(kind, format_name)
-            else:
-                self._file.count = 1
-                self._file.bad(1, "no record of a known format in this file")
+            try:
+                if any(format_of_line(line) for _, line in LineReader(path, self._strict)):
+                    yield from self._file.records(kind, format_name)
+                else:
+                    self._file.count = 1
+                    self._file.bad(1, "no record of a known format in this file")
+            except TraceError as error:
+                if self._strict:
+                    raise
+                self.count += 1
+                self.skipped.append(str(error).removeprefix(f"{self.path}/"))
             self.count += self._file.count
             self.skipped += [f"{path.name} {text}" for text in self._file.skipped]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from datetime import UTC, datetime
+from typing import Any
 
 from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.files import REQUESTS_SUFFIX as REQUESTS_SUFFIX
@@ -21,14 +23,20 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
     """Add the file's requests; return tokens of a block, from the records or else from the file's name."""
     sizes = set()
     runs = Runs()
+    further_choices = 0
     for number, record in lines.records(PensieveRecord, NAME):
         sizes.add(record.block_tokens)
+        if builder.model is None and isinstance(record.model, str):
+            builder.model = record.model
+        if builder.recorded_on is None:
+            builder.recorded_on = _day(record.time)
         if len(sizes) > 1:
             raise TraceError(
                 f"{lines.path}: line {number} has blocks of {record.block_tokens} tokens, earlier lines have others; "
                 "give each block size a file of its own"
             )
-        if record.choice:  # the prompt of another line once more, within one request
+        if record.choice:
+            further_choices += 1
             continue
         run, begun_s = runs.of(record)
         builder.add(
@@ -38,6 +46,15 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
             record.output_length,
             session=None if record.session_id is None else (run, record.session_id),
             workload=record.workload,
+        )
+    if further_choices:
+        builder.notes.append(
+            f"{further_choices:,} lines are further choices of a request (n above 1, or a beam search), which repeat "
+            "its prompt, and are left out"
+        )
+    if len(runs) > 1:
+        builder.notes.append(
+            f"the server was started {len(runs)} times: sessions and blocks of different starts count as different ones"
         )
     told = next(iter(sizes), None)
     named = BLOCK_IN_NAME.search(lines.path.name)
@@ -53,21 +70,34 @@ class Runs:
 
     def __init__(self) -> None:
         self._beginnings_s: list[float] = []
+        self._known: set[Hashable] = set()
 
     def of(self, record: PensieveRecord) -> tuple[Hashable, float]:
         """The run of a line, and how long after the file's first one it began to count, in s."""
+        number, begun_s = self._beginning(record)
+        run = number if record.run is None else record.run
+        self._known.add(run)
+        return run, begun_s
+
+    def _beginning(self, record: PensieveRecord) -> tuple[int, float]:
         if record.time is None:
-            return record.run, 0.0
+            return 0, 0.0
         implied_s = record.time - record.timestamp / 1000
-        number = next(
-            (
-                number
-                for number, beginning_s in enumerate(self._beginnings_s)
-                if abs(implied_s - beginning_s) < SAME_RUN_S
-            ),
-            len(self._beginnings_s),
-        )
-        if number == len(self._beginnings_s):
-            self._beginnings_s.append(implied_s)
-        begun_s = 0.0 if number == 0 else self._beginnings_s[number] - self._beginnings_s[0]
-        return (number if record.run is None else record.run), begun_s
+        for number, beginning_s in enumerate(self._beginnings_s):
+            if abs(implied_s - beginning_s) < SAME_RUN_S:
+                return number, beginning_s - self._beginnings_s[0] if number else 0.0
+        self._beginnings_s.append(implied_s)
+        return len(self._beginnings_s) - 1, implied_s - self._beginnings_s[0]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _day(time_s: Any) -> str | None:
+    """The UTC day of seconds since 1970; None if they cannot be that."""
+    if not isinstance(time_s, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(time_s, UTC).date().isoformat()
+    except (OverflowError, OSError, ValueError):
+        return None

@@ -6,8 +6,12 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-Count = Annotated[int, Meta(ge=0)]
-Size = Annotated[int, Meta(ge=1)]
+MOST_TOKENS = 2**27
+"""More than any prompt has; what claims more is no length."""
+Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+Length = Annotated[float, Meta(ge=0, le=MOST_TOKENS)]
+"""A count that tools with columns of floats write as 1024.0."""
+Size = Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
 Time = Annotated[float, Meta(ge=0)]
 BlockId: TypeAlias = int | str
 """Any integer, however large, or string: it names a block and means nothing else."""
@@ -36,10 +40,10 @@ class MooncakeRecord(Struct, gc=False, rename=MARKS):
     created_time: Time | None = None
     delay: Time | None = None
     delay_ms: Time | None = None
-    input_length: Count | None = None
-    input_tokens: Count | None = None
-    output_length: Count | None = None
-    output_tokens: Count | None = None
+    input_length: Length | None = None
+    input_tokens: Length | None = None
+    output_length: Length | None = None
+    output_tokens: Length | None = None
     hash_ids: list[BlockId] | None = None
     session_id: int | str | None = None
     block_size: Size | None = None
@@ -54,7 +58,7 @@ class MooncakeRecord(Struct, gc=False, rename=MARKS):
 
 
 class PensieveRecord(Struct, gc=False):
-    """A line of PREFIX_requests.jsonl; what only summaries use may be absent, and what schema 1 had not.
+    """A line of PREFIX_requests.jsonl; what only summaries and captions use may be absent, and what schema 1 had not.
 
     timestamp: ms since the first arrival; in schema 1 of the run, else in the file. time: of the arrival, wall clock
     (s). choice: above 0 of the further choices of one request. Other seconds and shares as their names say.
@@ -71,6 +75,7 @@ class PensieveRecord(Struct, gc=False):
     session_id: str | None = None
     workload: str | None = None
     block_tokens: Size | None = None
+    model: Any = None
     prompt_tokens: Count | None = None
     prompt_tokens_resident: Count | None = None
     prompt_tokens_swapped: Count | None = None
@@ -112,8 +117,9 @@ class KvctRequest(Struct, gc=False, rename={"input_tokens": "in", "output_tokens
     requests: list[KvctRequest] | None = None
 
     def __post_init__(self) -> None:
-        if any(last < first for first, last in self.hash_runs or ()):
-            raise ValueError("a run of hash_runs ends before it begins")
+        for first, last in self.hash_runs or ():
+            if not 0 <= last - first < MOST_TOKENS:
+                raise ValueError(f"[{first}, {last}] in hash_runs is no run of a prompt's blocks")
 
 
 class KvctSession(Struct, gc=False):
