@@ -113,7 +113,7 @@ def test_blocks_are_recorded_as_often_as_vllm_s_own_metrics_see_them_go(measured
 
     served, prefix = measured
     histories = [tokens(150, seed=seed) for seed in range(3)]
-    for turn in range(4):
+    for turn in range(6):  # more than fits into memory
         for chat, history in enumerate(histories):
             history += tokens(60, seed=100 * turn + chat)
             name = served.add(history, 8, session_id=f"chat-{chat}")
