@@ -50,6 +50,10 @@ setup: ## make .venv with what the package needs
 setup-dev: ## make .venv with what the tests need as well
 	@$(PYTHON) scripts/setup_env.py --dev
 
+.PHONY: dist
+dist: setup ## wheel and source archive in dist/
+	$(VENV)/python -m hatchling build -d dist
+
 .PHONY: clean
 clean: ## remove .venv and everything that was made
 	rm -rf .venv out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

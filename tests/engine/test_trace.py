@@ -112,8 +112,8 @@ def test_blocks_are_recorded_as_often_as_vllm_s_own_metrics_see_them_go(measured
     from tests.engine.served import token_ids, tokens
 
     served, prefix = measured
-    histories = [tokens(150, seed=seed) for seed in range(3)]
-    for turn in range(6):  # more than fits into memory
+    histories = [tokens(150, seed=seed) for seed in range(6)]
+    for turn in range(4):
         for chat, history in enumerate(histories):
             history += tokens(60, seed=100 * turn + chat)
             name = served.add(history, 8, session_id=f"chat-{chat}")
