@@ -14,8 +14,10 @@ from vllm_pensieve.config import ConfigError, PensieveConfig
 @pytest.fixture
 def engine_args(monkeypatch, tmp_path):
     """vLLM's engine arguments for no model in particular, with the plugin's switches unset."""
+    from vllm import envs
     from vllm.engine.arg_utils import EngineArgs
 
+    envs.disable_envs_cache()  # an engine of this process has vLLM read the environment once
     monkeypatch.delenv("VLLM_PENSIEVE", raising=False)
     monkeypatch.delenv("VLLM_PENSIEVE_CONFIG", raising=False)
     return lambda **kwargs: EngineArgs(model=str(tmp_path), **kwargs)

@@ -226,15 +226,16 @@ def test_a_worker_that_judges_by_the_group_s_own_type_is_refused_at_start(
     from vllm.v1.kv_cache_interface import UniformTypeKVCacheSpecs
 
     from tests.engine.models import make_gemma4
-    from vllm_pensieve import compat
-    from vllm_pensieve.swap.connector import HostTierMismatchError
+    from vllm_pensieve.swap import connector
 
     def by_type(groups):
         return "a new type" if type(groups[0].kv_cache_spec) is UniformTypeKVCacheSpecs else None
 
-    monkeypatch.setattr(compat, "why_not_recoverable", by_type)
+    monkeypatch.setattr(connector, "why_not_recoverable", by_type)
     kind = KINDS["gemma4"]
-    with pytest.raises(HostTierMismatchError, match=r"counts on 200 .* holds 0, because a new"):
+    with pytest.raises(
+        connector.HostTierMismatchError, match=r"counts on 200 .* holds 0, because a new"
+    ):
         serve(
             make_gemma4(tmp_path, **kind.model),
             blocks=33,

@@ -64,6 +64,12 @@ def forget(served, prompt, indexes):
     host.discard([host.find(served.keys(prompt)[index]) for index in indexes])
 
 
+def test_every_layer_of_such_a_model_announces_that_it_reads(served):
+    """So loads go on while the layers before are computed."""
+    worker = served.connector.worker
+    assert len(worker._layers) == 4 and worker._unannounced == 0
+
+
 # -- faults
 
 

@@ -411,3 +411,10 @@ def test_an_error_inside_a_step_ends_the_server_and_its_answers(server, monkeypa
     ):
         with pytest.raises(UsageError, match="the server is closed"):
             use()
+
+
+def test_a_long_input_is_answered_with_sampling_too():
+    """vLLM's steps are shorter by default, and on a CPU a seeded prompt that does not fit into one ends its engine."""
+    with create_server(model="demo", temperature=0.8, gpu_cache_gb=0.2) as server:
+        assert len(server.process_request("long", TEXT * 70, 4)) > 0
+        assert server.process_request("another", "and this one?", 4).finish_reason == "length"

@@ -17,13 +17,13 @@ from vllm_pensieve.workloads.tokens import token_counter
 MODES = "vllm,vllm-apc,pensieve"
 CHATS = WorkloadSpec(
     name="demo",
-    sessions=6,
-    turns=4,
+    sessions=5,
+    turns=3,
     history_tokens=6144,
     input_tokens=38,
     output_tokens=16,
-    think_time_s=8.0,
-    concurrency=6,
+    think_time_s=6.0,
+    concurrency=5,
 )
 """Chats about a text that was pasted into the first turn."""
 SHARES = MemoryShares(gpu=0.27, cpu=1.0)

@@ -25,7 +25,7 @@ def demo(
         "out/demo"
     ),
 ) -> None:
-    """Compare vLLM without and with the plugin on six chats about long texts.
+    """Compare vLLM without and with the plugin on five chats about long texts.
 
     KV memory holds about a quarter of the chats and host memory holds all of them. The built-in model computes in
     float32, so that the answers of all modes can be compared. `pensieve compare` does the same with options.

@@ -9,6 +9,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
+from vllm_pensieve.bench.model_files import context_limit
 from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
 from vllm_pensieve.bench.plan import BLOCK_TOKENS
 from vllm_pensieve.compat_process import EngineGlobals, has_process_groups, process_groups_kept
@@ -249,9 +250,18 @@ def _command_line(options: ServerOptions, share_of_gpu: float | None) -> list[st
         *(() if cache_bytes is None else ("--kv-cache-memory-bytes", str(cache_bytes))),
         *(("--enforce-eager",) if is_cpu_build() else ()),
         *(() if share_of_gpu is None else ("--gpu-memory-utilization", f"{share_of_gpu:.4f}")),
+        *_whole_prompts(options),
         *options.served_as.options(),
         *options.vllm_options,
     ]
+
+
+def _whole_prompts(options: ServerOptions) -> tuple[str, ...]:
+    """On a CPU vLLM computes the prompt of a request with a seed in one step or ends: steps as long as the context."""
+    context = context_limit(options.model)
+    if not (options.temperature and is_cpu_build() and context):
+        return ()
+    return ("--max-num-batched-tokens", str(context))
 
 
 @contextlib.contextmanager
