@@ -42,7 +42,7 @@ KEY_FIGURES = (
     (r"^(ShareGPT cannot be had)", "generated texts"),
     (r"^(Cache statistics: N/A)", "stateless"),
 )
-"""What the output of a line is searched for, and how it is told."""
+"""What the output of a line is searched for, and how it is reported."""
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def _same(line: Any) -> str:
 
 
 def _each_kind_first(lines: Sequence[Any]) -> list[Any]:
-    """One line of each kind, then the others; quick ones first, so that an interrupted run tells of many."""
+    """One line of each kind, then the others; quick ones first, so that an interrupted run reports on many."""
     firsts: dict[tuple[object, ...], Any] = {}
     for line in lines:
         model = re.search(r"--model (\S+)", line.text)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How fast the cache simulator is, beside libcachesim's LRU and an LRU of an OrderedDict, on one stream in one run.
+"""How fast the cache simulator is next to libcachesim's LRU and an LRU of an OrderedDict, on one stream in one run.
 
     python scripts/simulate_speed.py [--accesses 10000000] [--trace sessions_rle.jsonl.gz] [--json OUT]
 

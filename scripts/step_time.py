@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What one engine step costs in the scheduler: ours beside stock vLLM's, without a model.
+"""What one engine step costs in the scheduler: ours compared with stock vLLM's, without a model.
 
     python scripts/step_time.py [--running 200] [--idle 2000] [--steps 1000] [--json OUT]
 

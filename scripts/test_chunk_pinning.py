@@ -3,7 +3,7 @@
 
     python scripts/test_chunk_pinning.py [--model MODEL] [--device cpu|cuda:0] [-- VLLM_OPTIONS]
 
-Each line is a tick or a cross with the numbers behind it; the exit status is 1 if there is a cross.
+Each line is a tick or a cross followed by its numbers; the exit status is 1 if there is a cross.
 """
 
 import typer

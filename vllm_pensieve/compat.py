@@ -271,7 +271,7 @@ def kv_cache_bytes_of_host(engine_args: EngineArgs) -> int:
 
 
 _reserved_by_us: list[int] = []
-"""What this process was last told to reserve by us and not by the user."""
+"""What this process was last set to reserve by us and not by the user."""
 
 
 def announce_environment(names: Iterable[str]) -> None:
@@ -283,7 +283,7 @@ def announce_environment(names: Iterable[str]) -> None:
 
 
 def leave_time_for_traces(seconds: float) -> None:
-    """Have vLLM's front end kill no engine process before its trace is written, within so many seconds. Idempotent.
+    """Have vLLM's front end kill no engine process before its trace is written, within that many seconds. Idempotent.
 
     By default vLLM kills engine processes in the instant that it asks them to stop. They get as long as they write a
     trace; where they get time to drain their requests, they get the seconds more.
@@ -305,7 +305,7 @@ def leave_time_for_traces(seconds: float) -> None:
 
 
 def wait_for_traces(processes: Iterable[BaseProcess], seconds: float) -> None:
-    """Ask processes to stop, and wait until none of them has a trace open any more, at most so many seconds."""
+    """Ask processes to stop, and wait until none of them has a trace open any more, at most that many seconds."""
     alive = [process for process in processes if process.is_alive()]
     for process in alive:
         process.terminate()
@@ -352,7 +352,7 @@ def model_shape(model_config: ModelConfig) -> ModelShape:
 def flops_per_copied_byte() -> float:
     """FLOPs that a model computes while one byte is copied from host memory, roughly.
 
-    On a CPU 270 GFLOP/s beside 10 GB/s (two cores with AVX-512), on a GPU 400 TFLOP/s beside 50 GB/s over PCIe 5.
+    On a CPU 270 GFLOP/s and 10 GB/s (two cores with AVX-512), on a GPU 400 TFLOP/s and 50 GB/s over PCIe 5.
     """
     from vllm.platforms import current_platform
 

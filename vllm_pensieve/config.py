@@ -38,25 +38,25 @@ class PensieveConfig:
 
     eviction_policy: which cached block leaves first. `retention` is the paper's value, cost to recompute divided by
         idle time; `lru` is vLLM's own order; `fifo` evicts in the order of first use.
-    recovery: whether a prompt may reuse cached blocks that stand behind dropped ones. Off, only the contiguous
+    recovery: whether a prompt may reuse cached blocks that stand after dropped ones. Off, only the contiguous
         cached prefix counts, as in stock vLLM (useful for comparisons, costly with `retention`).
     step_cost_tokens: what one more engine step costs a request that is recovering, as the number of prompt tokens
         whose computation takes as long. A cached stretch between two dropped ones that is cheaper than this is
         computed again with them. None: what a cost profile says, or 128 without one.
-    cost_bucket_ratio: blocks whose costs differ by less than this factor count as equally dear; 1.0 tells all apart
+    cost_bucket_ratio: blocks whose costs differ by less than this factor count as equally expensive; 1.0 separates all
         and makes evicting slower.
     max_sessions: sessions remembered; the longest inactive are forgotten first.
     host_cache_gib: host memory for blocks that leave GPU memory, in GiB for all workers of an engine together; 0 keeps
         none. It is taken when the server starts.
     ahead_of_time_threshold: while a smaller share of the GPU's blocks than this is empty or unused with a copy in host
         memory, unused blocks are copied ahead of time.
-    admission_reserve: share of the GPU's blocks that must stay free when a waiting request is admitted beside running
-        ones. Used with a host tier only; a larger --watermark of vLLM's own is kept.
+    admission_reserve: share of the GPU's blocks that must stay free when a waiting request is admitted while others
+        run. Used with a host tier only; a larger --watermark of vLLM's own is kept.
     verify_swaps: whether every block in host memory has a checksum that must match when it is loaded (slow).
     trace_prefix: record requests and blocks in PREFIX_requests.jsonl and PREFIX_blocks.jsonl; empty records nothing.
         With several engines (data parallel) each but the first adds its number to the prefix.
     trace_session_ids: how clients' session ids stand in a trace: `hashed` with a secret of the process, so that they
-        tell turns of one session and nothing else, or `plain`.
+        show which turns are of one session and nothing else, or `plain`.
     trace_workload: a name for what is being served, written into every record.
     trace_max_mb: when a trace file would outgrow this, it is put aside under a numbered name and begun anew.
     load_cost_flops_per_byte: FLOPs that the model computes while one byte is copied from host memory: what decides

@@ -81,7 +81,7 @@ def ensure_demo_model() -> Path:
 def _ensure_model(target: Path) -> Path:
     """`target`, with the model in it.
 
-    It is written beside its place and renamed, so a folder with this name is always complete, also
+    It is written next to its place and renamed, so a folder with this name is always complete, also
     when two processes make it at once. Raises OSError if it cannot be written.
     """
     if (target / "config.json").is_file():

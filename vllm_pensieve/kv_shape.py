@@ -57,7 +57,7 @@ def kv_shape(model: str, dtype: str | None = None) -> KvShape:
     """The shape of the demo model for "demo", or of the model whose config.json (or folder) this is.
 
     Keys and values are counted in `dtype`; None: in the model's own number format, 2 bytes if it names none.
-    Raises UsageError if there is no such file, or it does not tell the sizes of keys and values.
+    Raises UsageError if there is no such file, or it does not give the sizes of keys and values.
     """
     if model == DEMO_MODEL_NAME:
         in_bfloat16 = demo_model.KV_BYTES_PER_TOKEN // demo_model.LAYERS

@@ -16,7 +16,7 @@ REPORT_INTERVAL_S = 1.0
 TOTALS = {
     "recoveries": "Requests of which a part of the prefix was computed again.",
     "failed_loads": "Blocks that could not be loaded from host memory and were computed again.",
-    "checksum_failures": "Blocks whose copy in host memory had changed (with verify_swaps).",
+    "checksum_failures": "Blocks whose copy in host memory had a checksum mismatch (with verify_swaps).",
     "load_wait_seconds": "Seconds that a worker's own thread waited for loads from host memory.",
     "trace_records_lost": "Records of the trace that could not be written.",
 }

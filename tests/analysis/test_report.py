@@ -81,7 +81,7 @@ def test_bars_stand_for_all_prompt_tokens_over_the_trace_s_time(chats):
 def test_a_trace_of_another_server_has_a_time_axis_too(tmp_path):
     page = build_report(read_prefix_stats(write(tmp_path / "chat.jsonl", MOONCAKE)))
     assert "block lookups</figcaption>" in page
-    assert "does not tell where prompts came from" in page
+    assert "does not say where prompts came from" in page
     assert "20% of all are of blocks that an earlier request had" in page
 
 

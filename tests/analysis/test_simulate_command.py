@@ -194,12 +194,12 @@ REFUSED = [
         "capacity 10GiB: how large a block is depends on the model; give --model",
     ),
     (("--capacity", "1e30"), "capacity 1e30 is more than 1,099,511,627,776 blocks"),
-    (("--policy", "lru,mru"), "unknown policy 'mru'; there are: lru, lru-head-first, fifo"),
+    (("--policy", "lru,mru"), "unknown policy 'mru'; choose one of: lru, lru-head-first, fifo"),
     (("--policy", "workload-aware-lru"), "needs --cache-workloads with some of: chat"),
-    (("--cache-workloads", "qa"), "the trace has no workload 'qa'; there are: chat"),
+    (("--cache-workloads", "qa"), "the trace has no workload 'qa'; choose one of: chat"),
     (("--json", "absent/out.json"), "there is no folder absent; make it first"),
     (("--format", "csv"), "unknown trace format 'csv'; choose one of: auto, pensieve"),
-    (("--format", "bailian"), "line 1 is of another format than bailian"),
+    (("--format", "bailian"), "line 1 has a different format from bailian"),
     (("--model", "absent.json"), "--model absent.json: cannot be read"),
     (("--model", "absent.json"), "or give --bytes-per-token instead"),
     (
@@ -243,7 +243,7 @@ def test_a_profile_cannot_price_blocks_of_unknown_size(tmp_path):
 def test_a_gib_axis_needs_the_tokens_of_a_block(tmp_path):
     path = write(tmp_path / "mix_requests.jsonl", OF_NO_SIZE)
     result = pensieve("simulate", path, "--bytes-per-token", "5")
-    assert "does not tell how many tokens a block has" in str(result.exception)
+    assert "does not say how many tokens a block has" in str(result.exception)
     result = pensieve("simulate", path, "--bytes-per-token", "5", "--block-tokens", "32")
     assert "blocks of 32 tokens fit only 0% of requests" in result.output
 

@@ -187,7 +187,7 @@ def test_the_table_puts_flops_of_the_same_linear_part_beside_what_was_measured()
     lines = "\n".join(curve_lines(profile))
     assert "tiny, bfloat16, on a processor, 7 of 8 logical CPUs a worker" in curve_title(profile)
     assert "a step's overhead: 5.00 ms and 1.000 us a token of context (50 tokens" in lines
-    assert "twice the first at 1,024 tokens; FLOPs say at 576" in lines
+    assert "twice as much as the first: at 1,024 tokens; by FLOPs: at 576" in lines
     assert "store 8.00 GB/s, load 10.00 GB/s" in lines
     assert "WARNING" not in lines
 
@@ -196,7 +196,7 @@ def test_a_cost_that_does_not_rise_doubles_nowhere():
     profile = a_profile()
     flat = replace(profile, points=tuple(replace(p, token_s=1e-4) for p in profile.points))
     lines = "\n".join(curve_lines(flat))
-    assert "a token costs twice the first nowhere; FLOPs say at 576 tokens" in lines
+    assert "a token costs twice as much as the first: nowhere; by FLOPs: at 576 tokens" in lines
     assert "inf" not in lines
 
 

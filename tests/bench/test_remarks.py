@@ -71,14 +71,14 @@ def test_that_the_plugin_was_not_at_work_is_said_first():
         (
             summary(dataset="x.json", records=200, records_skipped=3, first_skipped="record 4: is odd"),
             [
-                "x.json: 3 of 200 records skipped (2%: the rest may not stand for the whole); "
+                "x.json: 3 of 200 records skipped (2%: the rest may not represent the whole); "
                 "the first: record 4: is odd"
             ],
         ),
         (
             summary(load=14.0),
             [
-                "load average 14.0 on 2 cores: other programs ran too, and times may be theirs; "
+                "load average 14.0 on 2 cores: other programs ran, too, which may have cost time; "
                 "measure again when the machine is idle"
             ],
         ),

@@ -133,7 +133,7 @@ def test_sharegpt_is_on_the_hub_under_either_spelling(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
         UsageError,
-        match="ShareGPT_Vicuna_unfiltered' is no file here; as a data set",
+        match="ShareGPT_Vicuna_unfiltered' is not a file here; as a data set",
     ):
         plan_sharegpt(options(name))
 

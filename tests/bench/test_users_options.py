@@ -121,7 +121,7 @@ def test_the_servers_get_the_environment_of_the_device(monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"preset": "slow"}, "--preset 'slow' is unknown; there are: fast, stress"),
+        ({"preset": "slow"}, "--preset 'slow' is unknown; choose one of: fast, stress"),
         ({"users": 0}, "--users 0: give a whole number from 1 to 10,000"),
         ({"turns": -1}, "--turns -1: give a whole number"),
         ({"turns": 2**40}, "--turns 1099511627776: give"),
@@ -137,7 +137,7 @@ def test_the_servers_get_the_environment_of_the_device(monkeypatch):
         ({"gpu_cache_gb": math.inf}, "--gpu-cache inf: give"),
         ({"cpu_cache_gb": -1.0}, "--cpu-cache -1: give a number from 0"),
         ({"cpu_cache_gb": 1.0, "modes": "vllm,vllm-apc"}, "none of the modes .* uses host memory"),
-        ({"cpu_cache_gb": 0.0, "modes": "vllm-offload"}, "vllm-offload means nothing without"),
+        ({"cpu_cache_gb": 0.0, "modes": "vllm-offload"}, "no host memory for vllm-offload"),
         ({"modes": "vllm,fast"}, "unknown mode fast"),
         ({"repeat": 0}, "--repeat 0: give"),
         ({"seed": -1}, "--seed -1: give"),

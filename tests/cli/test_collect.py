@@ -52,11 +52,11 @@ def is_quiet(answer: subprocess.CompletedProcess[str]) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("dreams",), "unknown workload 'dreams'; choose one of chat_multi, chat_single, qa, su"),
+        (("dreams",), "unknown workload 'dreams'; choose one of: chat_multi, chat_single, qa, su"),
         (("qa", "--block-tokens", "some"), "--block-tokens 'some': give numbers above 0"),
         (
             ("sharegpt", "--mode", "both"),
-            "--mode 'both' (PREFIX_MODE) is unknown; choose one of single",
+            "--mode 'both' (PREFIX_MODE) is unknown; choose one of: single",
         ),
         (("qa", "--conversations", "0"), "Invalid value for '--conversations'"),
         (("chat_multi", "--dataset", "absent.json"), "absent.json: cannot be read: No such file"),
@@ -127,8 +127,8 @@ class TestAllWorkloadsWithoutAModel:
     def test_the_documented_environment_does_no_harm_and_is_left_out(self, simulated):
         _, said = simulated
         (notes,) = [line for line in said.splitlines() if line.startswith("note: ")]
-        assert "VLLM_ATTENTION_BACKEND=TORCH_SDPA is left out, it is not known to vLLM" in notes
-        assert "VLLM_PLATFORM=cpu is left out, it is not known to vLLM" in notes
+        assert "VLLM_ATTENTION_BACKEND=TORCH_SDPA is left out: it is not known to vLLM" in notes
+        assert "VLLM_PLATFORM=cpu is left out: it is not known to vLLM" in notes
 
     @pytest.mark.parametrize("size", [16, 32, 64])
     def test_blocks_have_the_size_asked_for(self, simulated, size):

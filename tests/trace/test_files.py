@@ -178,7 +178,7 @@ def test_a_file_that_is_not_ours_is_refused_and_stays_as_it_is(tmp_path, content
     path = tmp_path / "t_requests.jsonl"
     path.write_bytes(content)
     for refused in (lambda: JsonLines(path, 10**9), lambda: check_place(str(tmp_path / "t"))):
-        with pytest.raises(TraceError, match="is no trace of this plugin; choose another"):
+        with pytest.raises(TraceError, match="is not a trace of this plugin; choose another"):
             refused()
     assert path.read_bytes() == content
 

@@ -152,7 +152,7 @@ def test_formats_do_not_mix_in_one_file(tmp_path, first, second):
     if first == second:
         assert read_trace(path).format == first
     else:
-        with pytest.raises(TraceError, match=f"line 2 is of another format than {first}"):
+        with pytest.raises(TraceError, match=f"line 2 has a different format from {first}"):
             read_trace(path)
 
 
@@ -188,7 +188,7 @@ def test_a_file_without_a_usable_record_is_refused(tmp_path, records, message):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(TraceError, match=r"no such file, and no absent_requests\.jsonl beside it"):
+    with pytest.raises(TraceError, match=r"no such file, and no absent_requests\.jsonl next to it"):
         read_trace(tmp_path / "absent")
     with pytest.raises(TraceError, match=r"no file in this folder ends in \.json"):
         read_trace(tmp_path)

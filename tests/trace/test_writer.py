@@ -127,7 +127,9 @@ def test_one_line_of_the_log_tells_of_an_outage_and_one_of_its_end(tmp_path, cap
     writer.close()
     assert [line["number"] for line in lines(tmp_path / "folder" / "t_requests.jsonl")] == [1]
     assert caplog_vllm.text.count("the trace cannot be written") == 1
-    assert "the trace is written again" in caplog_vllm.text and "3 records" in caplog_vllm.text
+    assert (
+        "the trace is being written again" in caplog_vllm.text and "3 records" in caplog_vllm.text
+    )
 
 
 def flushed(writer):

@@ -212,7 +212,7 @@ def test_bad_records_are_told_of_once_and_recorded_pauses_that_are_not_there_ref
     assert made.requests("chat_multi").events[0].prompt == "Human: one?\nAssistant:"
     made.requests("chat_single")
     assert told == [
-        f"{path}: 1 of 2 records skipped (50%: the rest may not stand for the whole); "
+        f"{path}: 1 of 2 records skipped (50%: the rest may not represent the whole); "
         "the first: record 1: is not a list of messages but int"
     ]
     spec = dataclasses.replace(SPEC, recorded_pauses=True)

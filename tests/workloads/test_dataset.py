@@ -146,7 +146,7 @@ def test_how_much_was_skipped_is_said_the_louder_the_more_it_is():
     few = skipped_remark("chats.json", 1, 1000, "record 7: is no list")
     assert few == "chats.json: 1 of 1,000 records skipped; the first: record 7: is no list"
     many = skipped_remark("chats.json", 11, 1000, "record 7: is no list")
-    assert "11 of 1,000 records skipped (1%: the rest may not stand for the whole)" in many
+    assert "11 of 1,000 records skipped (1%: the rest may not represent the whole)" in many
 
 
 def test_skipped_records_are_told_of_in_the_sample():

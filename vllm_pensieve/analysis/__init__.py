@@ -1,1 +1,1 @@
-"""What traces tell: cache simulation, summaries, figures and reports. Imports neither torch nor vLLM."""
+"""What traces show: cache simulation, summaries, figures and reports. Imports neither torch nor vLLM."""

@@ -36,7 +36,7 @@ def advice(trace: Trace, results: Sequence[Result], bytes_per_block: float | Non
 
 
 def _smallest(results: Sequence[Result], hits: float) -> Result:
-    """The smallest capacity at which LRU or retention value hits so many blocks."""
+    """The smallest capacity at which LRU or retention value hits that many blocks."""
     enough = [r for r in results if r.policy in (REFERENCE, OURS) and r.hits_any >= hits]
     return min(enough, key=lambda result: result.capacity_blocks)
 
@@ -60,6 +60,6 @@ def size(blocks: int, bytes_per_block: float | None) -> str:
 
 
 def gib(blocks: int, bytes_per_block: float) -> str:
-    """GiB of so many blocks, three significant digits."""
+    """GiB of that many blocks, three significant digits."""
     amount = blocks * bytes_per_block / GIB
     return f"{amount:,.0f}" if amount >= 1000 else f"{amount:.3g}"

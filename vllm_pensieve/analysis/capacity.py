@@ -64,7 +64,7 @@ def _parse_capacity(text: str, unique_blocks: int, bytes_per_block: float | None
 def _scale(
     text: str, unit: str | None, unique_blocks: int, bytes_per_block: float | None
 ) -> tuple[float, float]:
-    """So many blocks are so many of the capacity's unit."""
+    """That many blocks in the capacity's unit."""
     if unit is None:
         return (unique_blocks, 100) if text.endswith("%") else (1, 1)
     if bytes_per_block is None:

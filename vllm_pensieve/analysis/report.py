@@ -105,7 +105,7 @@ def _over_time(stats: PrefixStats) -> list[str]:
     """What the server measured, or else what follows from the requests."""
     served = stats.served
     if served is None:
-        note = "<p class=note>The trace does not tell where prompts came from, nor how long first tokens took."
+        note = "<p class=note>The trace does not say where prompts came from, nor how long first tokens took."
         return [note, blocks_over_time(stats.trace)]
     shares = served.shares()
     totals = served.tokens.sum(axis=0).tolist()

@@ -95,7 +95,7 @@ def read_prefix_stats(
     strict: bool = False,
     block_tokens: int | None = None,
 ) -> PrefixStats:
-    """Read a trace and, if it is there, the file of blocks beside it.
+    """Read a trace and, if it is there, the file of blocks next to it.
 
     What the server did not record follows from the requests, as if its cache had no limit.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NEVER_AGAIN = "no block was used twice"
 WIDE = 20.0
-"""Gaps of which the longest is so many times the shortest are drawn on a logarithmic axis."""
+"""Gaps of which the longest is this many times the shortest are drawn on a logarithmic axis."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Replay:
-    """What is to be sent: the conversations, how many at a time, and who is told of each finished
+    """What is to be sent: the conversations, how many at a time, and who hears of each finished
     request.
     """
 

@@ -29,13 +29,13 @@ engine for a moment.
 
 
 class View(Protocol):
-    """Who is told how a comparison goes on."""
+    """Who hears how a comparison goes on."""
 
     def mode_started(self, mode: Mode, repeat: int) -> None:
         """A server is about to be started; `repeat` counts from 0."""
 
     def waiting(self, elapsed_s: float) -> None:
-        """The server is not ready yet after so many seconds."""
+        """The server is not ready yet after that many seconds."""
 
     def measuring(self) -> None:
         """The server is ready and warm."""

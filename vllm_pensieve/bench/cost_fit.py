@@ -16,7 +16,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TimedStep:
-    """A step that computed `chunk_tokens` behind `context_tokens` that were there."""
+    """A step that computed `chunk_tokens` after `context_tokens` that were there."""
 
     context_tokens: int
     chunk_tokens: int
@@ -28,7 +28,7 @@ class TimedStep:
 
 
 class TokensCostNothing(Exception):
-    """The times do not grow with the number of tokens, so the cost of a token cannot be told."""
+    """The times do not grow with the number of tokens, so the cost of a token cannot be determined."""
 
 
 def fit_costs(steps: Sequence[TimedStep]) -> tuple[MeasuredCostModel, float]:
@@ -36,10 +36,10 @@ def fit_costs(steps: Sequence[TimedStep]) -> tuple[MeasuredCostModel, float]:
 
     A step takes what its tokens cost, each at its own depth, and an overhead that is linear in the depth of its end.
     The cost of a token is given by straight lines between the contexts measured and nowhere falls. Least squares of
-    relative differences; steps of at least two chunk sizes behind at least two contexts, one of them empty.
+    relative differences; steps of at least two chunk sizes after at least two contexts, one of them empty.
 
     Raises:
-        TokensCostNothing: as far as the times tell.
+        TokensCostNothing: as far as the times show.
     """
     contexts = sorted({step.context_tokens for step in steps})
     # The curve is a sum of ramps that begin at one context each, so that none of them may have a negative share.

@@ -18,7 +18,7 @@ LABELS = {
     "recoveries": "",
     "blocks": "state",
 }
-"""The plugin's metrics that are read, and the label that tells their values apart, if they have one."""
+"""The plugin's metrics that are read, and the label that distinguishes their values, if they have one."""
 
 
 @dataclass(frozen=True)

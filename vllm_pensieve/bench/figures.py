@@ -140,7 +140,7 @@ def _legend_of_modes(figure: Figure, axes: Axes) -> None:
 def _ttft_by_turn(axes: Axes, modes: dict[str, Any], labels: int = 12) -> None:
     """A line of means for each mode, in a band from the 10th to the 90th percentile.
 
-    Under each turn, of which at most so many are labelled, stands how many requests it is over, in the mode that
+    Under each turn, of which at most that many are labelled, stands how many requests it is over, in the mode that
     answered fewest.
     """
     turns = max(1, *(len(ttft["by_turn"]) for ttft in modes.values()))

@@ -17,7 +17,7 @@ from vllm_pensieve.workloads.conversations import Conversation
 from vllm_pensieve.workloads.errors import UsageError
 
 SPARE = 1.25
-"""KV memory is at least so many times the longest conversation's."""
+"""KV memory is at least this many times the longest conversation's."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ def choose_memory(
         )
     lacking = [mode.name for mode in wanted if mode.needs_host_cache and asked.cpu_cache_gb == 0]
     if lacking:
-        raise UsageError(
-            f"--cpu-cache 0: {', '.join(lacking)} means nothing without host memory; give some"
-        )
+        raise UsageError(f"--cpu-cache 0 leaves no host memory for {', '.join(lacking)}; give some")
     gpu_gb, cpu_gb = asked.gpu_cache_gb, asked.cpu_cache_gb
     if gpu_gb is None or (cpu_gb is None and used):
         token_gb = kv_gb_per_token(model, value_of(server_options, "--dtype"))

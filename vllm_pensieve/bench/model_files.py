@@ -31,7 +31,7 @@ PLAIN_CHAT_TEMPLATE = (
 )
 """For models older than chat templates: a line for each message, with the speaker's name.
 
-A reply stands in the next prompt right behind its colon, as it was generated, so that its KV can be used again.
+A reply stands in the next prompt right after its colon, as it was generated, so that its KV can be used again.
 """
 
 
@@ -48,7 +48,7 @@ def config_path(model: str) -> Path:
 
 
 def context_limit(model: str) -> int | None:
-    """Return the longest sequence in tokens that the model was made for; None if its files do not tell.
+    """Return the longest sequence in tokens that the model was made for; None if its files do not say.
 
     model: "demo", a folder, or a name on the hub, whose configuration is then fetched.
     """
@@ -93,7 +93,7 @@ def _has_chat_template(model: str) -> bool:
 
     config = _configuration(model, text=False)
     if config is None or config.get_text_config() is not config:
-        return True  # as far as can be told
+        return True  # as far as can be seen
     return AutoTokenizer.from_pretrained(model).chat_template is not None
 
 

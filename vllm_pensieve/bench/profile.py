@@ -57,11 +57,11 @@ class Shape:
 
 
 def contexts_up_to(context: int, chunk: int, block_size: int) -> list[int]:
-    """0, 256, 512, 1024, ..., in whole blocks, as far as a chunk and a reply fit behind; and the deepest that is."""
+    """0, 256, 512, 1024, ..., in whole blocks, as long as a chunk and a reply fit after; and the deepest that is."""
     deepest = (context - chunk - 1) // block_size * block_size
     if deepest < block_size:
         raise UsageError(
-            f"a context of {context} tokens has no room for a step of {chunk} tokens behind a block of {block_size}; "
+            f"a context of {context} tokens has no room for a step of {chunk} tokens after a block of {block_size}; "
             "lower --chunks or raise --max-context"
         )
     contexts = [0]
@@ -104,7 +104,7 @@ def measure_costs(
     times: dict[tuple[int, int], list[float]] = {}
     for round_number in range(MOST_ROUNDS):
         for repeat in range(plan.repeats + (round_number == 0)):
-            tell(f"timing steps behind {len(contexts)} contexts, {repeat} of {plan.repeats}")
+            tell(f"timing steps after {len(contexts)} contexts, {repeat} of {plan.repeats}")
             for context in contexts:
                 for chunk in plan.chunks:
                     seconds = _time_step(engine, base[:context], chunk)
@@ -138,7 +138,7 @@ def _time_step(engine: TimedEngine, context: Sequence[int], chunk: int) -> float
             return timed.seconds
         engine.prefill(context)  # it was evicted
     raise UsageError(
-        f"a step of {chunk} tokens behind {len(context):,} cached ones cannot be timed: "
+        f"a step of {chunk} tokens after {len(context):,} cached ones cannot be timed: "
         f"{timed.cached_tokens:,} were cached; give the KV cache more memory, and leave prefix caching on"
     )
 

@@ -29,7 +29,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Time to the first token with the run dropped, less that without, beside what the profile says of it."""
+    """Time to the first token with the run dropped, less that without, next to what the profile says of it."""
 
     context_tokens: int
     run_tokens: int
@@ -57,7 +57,7 @@ def check_costs(
 ) -> list[Comparison]:
     """Serve every prompt with and without its run, `repeats` times after one that does not count, all in turn.
 
-    A prompt consists of `contexts` tokens, the run of `run_tokens`, kept tokens behind it, each in whole blocks, and a
+    A prompt consists of `contexts` tokens, the run of `run_tokens`, kept tokens after it, each in whole blocks, and a
     few new tokens. The prediction is the cost of the run and of the steps that the walk adds.
 
     Raises:
@@ -73,7 +73,7 @@ def check_costs(
     ]
     if not runs:
         raise UsageError(
-            f"a context of {engine.context} tokens has no room for a run behind {contexts[0]}"
+            f"a context of {engine.context} tokens has no room for a run after {contexts[0]}"
         )
     base = engine.new_tokens(max(first for first, _ in runs) * size)
     cases = [
@@ -118,7 +118,7 @@ def _recover(engine: TimedEngine, case: Case) -> float:
     if timed.recovered_tokens != expected:
         raise UsageError(
             f"{timed.recovered_tokens} tokens were recovered instead of {expected}: recovery is off, "
-            "or the KV cache has not enough memory"
+            "or the KV cache does not have enough memory"
         )
     return timed.seconds
 
@@ -126,5 +126,5 @@ def _recover(engine: TimedEngine, case: Case) -> float:
 def _serve_whole(engine: TimedEngine, case: Case) -> float:
     timed = engine.prefill([*case.prompt, *engine.new_tokens(NEW_TOKENS)])
     if timed.cached_tokens != len(case.prompt):
-        raise UsageError("the KV cache has not enough memory for the prompts that take turns")
+        raise UsageError("the KV cache does not have enough memory for the prompts that take turns")
     return timed.seconds

@@ -73,7 +73,7 @@ def _loaded(machine: dict[str, Any]) -> Iterator[str]:
     load, cores = machine["load_average_1min"], machine["cores"]
     if load > OWN_LOAD * cores:
         yield (
-            f"load average {load:.1f} on {counted(cores, 'core')}: other programs ran too, and times may be theirs; "
+            f"load average {load:.1f} on {counted(cores, 'core')}: other programs ran, too, which may have cost time; "
             "measure again when the machine is idle"
         )
 

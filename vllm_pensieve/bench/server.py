@@ -34,7 +34,7 @@ EXIT_NOISE = re.compile(
 class ServerFailed(Exception):
     """The server died or did not get ready.
 
-    The message tells how; `log_tail` holds the last lines of its log.
+    The message says how; `log_tail` holds the last lines of its log.
     """
 
     def __init__(self, message: str, log_tail: str, reason: str | None) -> None:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from vllm_pensieve.workloads.errors import UsageError
 
 VLLM_DTYPES: dict[str | None, str] = {"half": "float16", "float": "float32"}
-"""Names that vLLM has for number formats beside their own."""
+"""Names that vLLM has for number formats besides their own."""
 
 
 def value_of(options: Sequence[str], *names: str) -> str | None:

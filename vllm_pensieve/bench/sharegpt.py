@@ -106,7 +106,7 @@ def _check(options: ShareGptOptions) -> None:
     if options.max_turns is not None and options.min_turns > options.max_turns:
         raise UsageError(
             f"--min-turns {options.min_turns} is above --max-turns {options.max_turns}: "
-            "no conversation has so many turns and so few"
+            "no conversation can have both"
         )
 
 

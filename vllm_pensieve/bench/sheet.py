@@ -1,4 +1,4 @@
-"""The measurement sheet: a summary as a page of Markdown, with what the guide expects beside what was measured."""
+"""The measurement sheet: a summary as a page of Markdown, with what the guide expects next to what was measured."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EXPECTED_HIT_RATES = (
 
 
 def write_sheet(path: Path, summary: dict[str, Any]) -> None:
-    """Write the sheet beside its place and rename it, so that a reader never sees half of it."""
+    """Write the sheet next to its place and rename it, so that a reader never sees half of it."""
     work = path.with_name(f"{path.name}.partial")
     work.write_text(make_sheet(summary), encoding="utf-8")
     os.replace(work, path)
@@ -207,7 +207,7 @@ def _speedups(speedups: dict[str, Any]) -> str:
 
 
 def _expected(summary: dict[str, Any]) -> str:
-    """Each figure the guide names, beside ours against both stock modes."""
+    """Each figure the guide names, next to ours against both stock modes."""
     pairs = [summary["speedup"].get(f"{SUBJECT}/{stock}") for stock in STOCK]
     speedups = [
         [what, expected, *(_factor(_found(find, pair), NOT_MEASURED) for pair in pairs)]

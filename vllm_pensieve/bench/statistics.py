@@ -14,7 +14,7 @@ BASELINES = ("vllm", "vllm-apc", "vllm-offload", "pensieve-no-swap")
 """What other modes are compared with, where it was measured too."""
 SUBJECT = "pensieve"
 STOCK = ("vllm", "vllm-apc")
-"""What benchmarks are about, and what they set it beside first."""
+"""What benchmarks are about, and what they compare it with first."""
 LATE_TURN = 5
 """From this turn on a conversation counts as long (`mean_turn5plus`)."""
 
@@ -58,7 +58,7 @@ def mode_statistics(
     `asked` is how many requests there should be (None: as many as there are records); `missing` are those of
     them without an answer. Duration is from the first request sent to the last reply's end; think times are in
     it. `classes` maps sessions to classes of users; with it, `by_class` has the same numbers of each class, with
-    its prompt tokens only as far as responses tell: all, and those taken from a cache in either memory.
+    its prompt tokens only as far as responses say: all, and those taken from a cache in either memory.
     """
     records = list(records)
     total = prompt_tokens.get("total")

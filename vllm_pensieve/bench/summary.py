@@ -87,7 +87,7 @@ def build_summary(
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Write the summary beside its place and rename it, so that a reader never sees half of it."""
+    """Write the summary next to its place and rename it, so that a reader never sees half of it."""
     work = path.with_suffix(".json.partial")
     work.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     os.replace(work, path)

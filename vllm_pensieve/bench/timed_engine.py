@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
 ROOM_TOKENS = 16384
-"""KV memory beyond one context: for all that is timed behind the same context."""
+"""KV memory beyond one context: for all that is timed after the same context."""
 LARGEST_TOKEN = 256
 """Prompts are made of the token ids below this and below the size of the vocabulary."""
 

@@ -26,7 +26,7 @@ SCHEMA = 1
 DEVICES = ("auto", "cpu", "cuda")
 PATTERNS = ("sequence", "scattered")
 ROOM = 2
-"""The memory on each side holds so many times the blocks of the largest copy, so scattered ones have gaps."""
+"""The memory on each side holds this many times the blocks of the largest copy, so scattered ones have gaps."""
 MOST_COPIES = 20
 """Copies that one repeat times, each of other blocks, so that small ones do not stay in the processor's cache."""
 
@@ -60,8 +60,8 @@ class Memory:
                 allocated.append(torch.zeros((1, num_bytes), dtype=torch.uint8, device=device))
         except (NotEnoughHostMemoryError, torch.OutOfMemoryError) as error:
             raise UsageError(
-                f"two times {num_bytes / GIB:.2f} GiB are needed to copy {max(options.blocks)} blocks of "
-                f"{max(options.block_tokens)} tokens, and are not there ({error}); lower --blocks or --block-tokens"
+                f"twice {num_bytes / GIB:.2f} GiB is needed to copy {max(options.blocks)} blocks of "
+                f"{max(options.block_tokens)} tokens, and is not available ({error}); lower --blocks or --block-tokens"
             ) from error
         self.flat_host, self.flat_rows = (side[0] for side in allocated)
 
@@ -130,7 +130,7 @@ def measure_transfers(
 def measure_bandwidths(
     shape: KvShape, block_tokens: int, blocks: int, device: str, repeats: int
 ) -> tuple[float, float]:
-    """Bytes/s of storing and of loading so many scattered blocks, by the plugin's own copier.
+    """Bytes/s of storing and of loading that many scattered blocks, by the plugin's own copier.
 
     Raises UsageError if there is not the memory for it.
     """

@@ -50,7 +50,7 @@ def transfers(
         typer.Option(help="Which blocks and slots: sequence, scattered, or both (by comma)."),
     ] = "sequence,scattered",
     repeats: Annotated[
-        int, typer.Option(min=1, help="Measure everything so many times; medians are reported.")
+        int, typer.Option(min=1, help="Measure everything this many times; medians are reported.")
     ] = 5,
     device: Annotated[str, typer.Option(help="Where the KV cache is: auto, cpu or cuda.")] = "auto",
     json: Annotated[
@@ -107,5 +107,5 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 def chosen(option: str, text: str, known: tuple[str, ...]) -> str:
     """The known name that this text is. Raises UsageError if it is none."""
     if text.strip() not in known:
-        raise UsageError(f"{option} {text!r} is unknown; there are: {', '.join(known)}")
+        raise UsageError(f"{option} {text!r} is unknown; choose one of: {', '.join(known)}")
     return text.strip()

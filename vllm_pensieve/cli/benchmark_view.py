@@ -1,4 +1,4 @@
-"""What the benchmarks over servers show beside the table of a comparison: who talks, and the numbers by
+"""What the benchmarks over servers show in addition to the table of a comparison: who talks, and the numbers by
 class of user, by turn, and by source of prompt tokens.
 """
 

@@ -60,7 +60,7 @@ Workload = Annotated[
     str,
     typer.Argument(
         help="chat_multi, chat_single, qa, summarization, several with commas, `all`, or `sharegpt`: the chat that "
-        "--mode says."
+        "--mode selects."
     ),
 ]
 Mode = Annotated[
@@ -73,7 +73,7 @@ Mode = Annotated[
 
 
 SHAREGPT = "sharegpt"
-"""The chat that --mode says, and files of the names that the prefix-sharing study gives them."""
+"""The chat that --mode selects, and files of the names that the prefix-sharing study gives them."""
 
 
 def collect(
@@ -231,12 +231,12 @@ def make_clients(
 
 def _recorded(think_time: str) -> bool:
     if think_time not in (DRAWN, RECORDED):
-        raise UsageError(f"--think-time {think_time!r}: choose one of {DRAWN}, {RECORDED}")
+        raise UsageError(f"--think-time {think_time!r}: choose one of: {DRAWN}, {RECORDED}")
     return think_time == RECORDED
 
 
 def prepare(console: Console, environment: MutableMapping[str, str]) -> None:
-    """Set up the environment for vLLM, and tell what of it does nothing."""
+    """Set up the environment for vLLM, and report what of it does nothing."""
     from vllm_pensieve.collection.engine import prepare_recording_environment
 
     notes = prepare_recording_environment(environment)
@@ -322,7 +322,7 @@ def _chat(mode: str) -> str:
     chats = {"single": CHAT_SINGLE, "multi": CHAT_MULTI}
     if mode not in chats:
         raise UsageError(
-            f"--mode {mode!r} (PREFIX_MODE) is unknown; choose one of {', '.join(chats)}"
+            f"--mode {mode!r} (PREFIX_MODE) is unknown; choose one of: {', '.join(chats)}"
         )
     return chats[mode]
 
@@ -344,6 +344,6 @@ def _workloads(text: str, mode: str) -> list[str]:
     for name in names:
         if name not in WORKLOADS:
             raise UsageError(
-                f"unknown workload {name!r}; choose one of {', '.join((*WORKLOADS, SHAREGPT, 'all'))}"
+                f"unknown workload {name!r}; choose one of: {', '.join((*WORKLOADS, SHAREGPT, 'all'))}"
             )
     return list(dict.fromkeys(names))

@@ -63,7 +63,9 @@ def compare(
     ] = None,
     host_cache_gib: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Host memory for blocks that leave KV memory; none without."),
+        typer.Option(
+            min=0.001, help="Host memory for blocks that leave KV memory; none by default."
+        ),
     ] = None,
     max_model_len: Annotated[
         int | None, typer.Option(min=256, help="Context of each server in tokens.")
@@ -73,7 +75,7 @@ def compare(
     ] = None,
     repeat: Annotated[
         int,
-        typer.Option(min=1, help="Measure all modes so many times, in turn, and report medians."),
+        typer.Option(min=1, help="Measure all modes this many times, in turn, and report medians."),
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of texts, lengths and think times.")] = 0,
     sheet: Sheet = None,
@@ -176,7 +178,7 @@ def carry_out(
 
 
 def command_line() -> str:
-    """Return the command that this process was started with, behind the variables that change its result."""
+    """Return the command that this process was started with, after the variables that change its result."""
     environment = {
         name: value
         for name, value in recorded_environment(dict(os.environ)).items()

@@ -51,7 +51,7 @@ def show(plan: Demonstration) -> int:
             _show(asked)
         seconds = time.monotonic() - begun_s
         _say(f"\n{server.get_statistics_str()}")
-        _say(f"total time        {seconds:.1f} s, pauses of {plan.pause_s:g} s among it")
+        _say(f"total time        {seconds:.1f} s, including pauses of {plan.pause_s:g} s")
         if (spare := _why_no_eviction(server)) is not None:
             _say(spare)
     _say(f"\nThis was a demonstration. To serve over HTTP:\n  {plan.serve_command}")
@@ -59,7 +59,7 @@ def show(plan: Demonstration) -> int:
 
 
 def _show(asked: Asked) -> None:
-    """What was asked and answered, then a line that tells turn, times, and what came from the cache."""
+    """What was asked and answered, then a line with turn, times, and what came from the cache."""
     reply = asked.reply
     if reply is None:
         _say(f"\n{asked.problem}")

@@ -34,7 +34,7 @@ SERVER_OPTIONS = "pensieve.server_options"
 
 
 class BareCommand(TyperGroup):
-    """Commands, and options that stand without one; what is behind a `--` without a command is for vLLM."""
+    """Commands, and options that stand without one; what follows a `--` without a command is for vLLM."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the words after `--` in the context unless they are a command's."""
@@ -65,7 +65,7 @@ def guide(
         int | None,
         typer.Option(
             min=1,
-            help="`pensieve bench users`: so many, a third each hot, warm, cold (default: 1).",
+            help="Users of `pensieve bench users`, a third each hot, warm, cold (default: 1).",
         ),
     ] = None,
     request_interval: Annotated[
@@ -137,7 +137,7 @@ def guide(
         if given:
             raise UsageError(
                 f"{_option(next(iter(given)))} stands before the command {context.invoked_subcommand}; "
-                "put options behind the command, or leave the command out"
+                "put options after the command, or leave the command out"
             )
         return
     if not given:
@@ -250,7 +250,7 @@ def _dataset(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
 
 
 def _with_units(given: dict[str, Any]) -> dict[str, Any]:
-    """The options under the names that tell their units."""
+    """The options under the names that contain their units."""
     return {UNITS.get(name, name): value for name, value in given.items()}
 
 

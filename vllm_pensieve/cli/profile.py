@@ -27,7 +27,7 @@ def profile(
     model: Annotated[
         str, typer.Option(help="Model name or folder, or `demo` for the built-in random model.")
     ] = "demo",
-    dtype: Annotated[str, typer.Option(help="As of vLLM: auto, bfloat16, float32, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="As in vLLM: auto, bfloat16, float32, ...")] = "auto",
     tensor_parallel_size: Annotated[
         int, typer.Option(min=1, help="Workers that share every layer.")
     ] = 1,
@@ -51,7 +51,7 @@ def profile(
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Time everything so many times, in turn.")
+        int, typer.Option(min=1, help="Time everything this many times, in turn.")
     ] = 7,
     out: Annotated[
         Path | None,
@@ -61,7 +61,7 @@ def profile(
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Figure to draw, instead of beside the profile."),
+        typer.Option(metavar="PNG", help="Figure to draw; by default it is next to the profile."),
     ] = None,
     check: Annotated[
         bool,

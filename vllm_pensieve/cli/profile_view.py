@@ -52,15 +52,15 @@ def curve_lines(profile: Profile) -> list[str]:
     lines = [
         f"a step's overhead: {1e3 * profile.step_s:.2f} ms and {1e6 * profile.step_s_per_context_token:.3f} us a token "
         f"of context ({measured.step(0) / measured.tokens_at_start(1):.0f} tokens without context)",
-        f"a token costs twice the first {_depth(measured)}; FLOPs say {_depth(analytic)}",
+        f"a token costs twice as much as the first: {_depth(measured)}; by FLOPs: {_depth(analytic)}",
         f"copies of blocks: store {profile.store_bytes_per_s / 1e9:.2f} GB/s, "
         f"load {profile.load_bytes_per_s / 1e9:.2f} GB/s",
         f"largest difference between a timed step and the profile: {profile.measured.fit_error:.1%}",
     ]
     if profile.measured.fit_error > ACCEPTED_FIT_ERROR:
         lines.append(
-            f"WARNING: that is more than {ACCEPTED_FIT_ERROR:.0%}, the times contradict each other. Does something "
-            "else run on this machine? Measure again, with more --repeats or other --chunks."
+            f"WARNING: that is more than {ACCEPTED_FIT_ERROR:.0%}; the times contradict each other. Is something "
+            "else running on this machine? Measure again, with more --repeats or other --chunks."
         )
     return lines
 

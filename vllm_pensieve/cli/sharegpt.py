@@ -43,7 +43,7 @@ def sharegpt(
         int, typer.Option(help="Conversations with fewer turns are left out.")
     ] = ShareGptOptions.min_turns,
     max_turns: Annotated[
-        int | None, typer.Option(help="Longer conversations are cut to so many turns.")
+        int | None, typer.Option(help="Longer conversations are cut to this many turns.")
     ] = ShareGptOptions.max_turns,
     users: Annotated[
         int,

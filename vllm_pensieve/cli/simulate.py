@@ -20,7 +20,7 @@ BlockTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Tokens of a block, where the trace does not tell; or a multiple, to merge its blocks to.",
+        help="Tokens of a block, where the trace does not say; or a multiple, to merge its blocks to.",
     ),
 ]
 Model = Annotated[
@@ -157,7 +157,7 @@ def _slope(trace: Trace, given: float | None, profile: Path | None) -> float:
         raise UsageError("--cost-slope and --cost-profile say the same thing; give one of them")
     if trace.block_tokens is None:
         raise UsageError(
-            f"{trace.name} does not tell how many tokens a block has, so a profile cannot price them; "
+            f"{trace.name} does not say how many tokens a block has, so a profile cannot price them; "
             "give --block-tokens or --cost-slope"
         )
     try:
@@ -181,7 +181,7 @@ def bytes_per_block(trace: Trace, model: Path | None, bytes_per_token: int | Non
     """KV memory of a block of this trace; None if neither a model nor the bytes of a token are given.
 
     Raises:
-        UsageError: both are, the model's file does not tell, or the trace does not tell how many tokens a block has.
+        UsageError: both are, the model's file does not say, or the trace does not say how many tokens a block has.
     """
     from vllm_pensieve.kv_shape import kv_shape
 
@@ -191,7 +191,7 @@ def bytes_per_block(trace: Trace, model: Path | None, bytes_per_token: int | Non
         raise UsageError("--model and --bytes-per-token say the same thing; give one of them")
     if trace.block_tokens is None:
         raise UsageError(
-            f"{trace.name} does not tell how many tokens a block has, so blocks cannot be given in GiB; "
+            f"{trace.name} does not say how many tokens a block has, so blocks cannot be given in GiB; "
             "give --block-tokens"
         )
     if bytes_per_token is None:

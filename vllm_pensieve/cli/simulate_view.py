@@ -38,7 +38,7 @@ def print_trace(trace: Trace) -> None:
 def print_remarks(
     notes: Sequence[str], skipped: Sequence[str], records: int, name: str = ""
 ) -> None:
-    """Print what is to be known of a trace, and which of its records were left out. name: where it is to be told."""
+    """Print what is to be known of a trace, and which of its records were left out. name: where it is to be printed."""
     console = Console()
     beginning = f"{name}: " if name else ""
     for note in notes:

@@ -182,7 +182,7 @@ def mix(
 
     check_writable(json_out)
     if order not in ORDERS:
-        raise UsageError(f"--order {order!r} is unknown; choose one of {', '.join(ORDERS)}")
+        raise UsageError(f"--order {order!r} is unknown; choose one of: {', '.join(ORDERS)}")
     traces = [read_trace(path, strict=strict) for path in trace_files(folder)]
     trace = interleave(of_one_block_size(traces, block, folder), in_turns=order == "turns")
     target = folder_for(out, folder)

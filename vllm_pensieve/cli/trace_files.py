@@ -28,7 +28,7 @@ OF_A_WORKLOAD = re.compile(r"prefix_.+_b\d+_requests\.jsonl(\.gz)?")
 def trace_files(folder: Path) -> list[Path]:
     """The request files of a folder, by name: those named `prefix_<workload>_b<block>_…` if there are any, else all.
 
-    What is left out is told. UsageError if there is none.
+    What is left out is printed. UsageError if there is none.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: is not a folder")
@@ -63,7 +63,7 @@ def find_sized(prefix: Path, block: int) -> Path:
 
 
 def of_one_block_size(traces: list[Trace], block: int | None, folder: Path) -> list[Trace]:
-    """Those with blocks of so many tokens; None: of the smallest ones there are. UsageError if there are none."""
+    """Those with blocks of that many tokens; None: of the smallest ones there are. UsageError if there are none."""
     sizes = sorted({trace.block_tokens or 0 for trace in traces})
     chosen = [trace for trace in traces if (trace.block_tokens or 0) == (block or sizes[0])]
     if not chosen:

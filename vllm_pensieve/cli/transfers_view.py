@@ -64,7 +64,7 @@ def _cells(row: dict[str, Any], direction: str, by_rows: bool) -> list[str]:
 def _swap_ins(swap_ins: list[dict[str, Any]]) -> Table:
     table = Table(
         title="Load and compute: all layers one after the other, and by layers",
-        caption="ms; hidden: share of the shorter of copy and compute that ran beside the other",
+        caption="ms; hidden: share of the shorter of copy and compute that ran alongside the other",
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )

@@ -36,7 +36,7 @@ from vllm_pensieve.workloads.dataset import counted
 LOG_INTERVAL_S = 10.0
 DIFFERENCE_NOTE = (
     "(16-bit arithmetic rounds differently in other batches; "
-    "`-- --dtype float32` tells whether it is only that)"
+    "`-- --dtype float32` shows whether that is the only reason)"
 )
 TABLE_CAPTION = (
     "TTFT: mean time to first token; return, turn 5+: the same from turn 2 on, from turn 5 on; "

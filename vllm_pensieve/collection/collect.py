@@ -96,7 +96,7 @@ def record_block_sizes(
     A size at which no model can be run here is simulated, with the lengths of the replies that the model gave at
     another size, if there is one: prompts, and so their blocks, are the same.
 
-    begin: is called before each recording, and returns what is told how many requests are done.
+    begin: is called before each recording, and returns what is called with how many requests are done.
     starting: as of `record`.
     """
     limits = output_limits(events, recording, count)

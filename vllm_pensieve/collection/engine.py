@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SIMULATOR_KEY = "pensieve_simulator"
 CPU_BLOCK_MULTIPLE = 32
-"""vLLM's attention on the CPU takes blocks of so many tokens or multiples."""
+"""vLLM's attention on the CPU takes blocks of this many tokens or multiples."""
 
 
 def prepare_recording_environment(environment: MutableMapping[str, str]) -> list[str]:

@@ -42,7 +42,7 @@ def play(
     """Serve all events; return what came of each, in the order of `events`.
 
     parameters: the sampling parameters of the event of that number.
-    tell: is told after each step how many are done.
+    tell: is called after each step with how many are done.
     """
     begun_s = time.monotonic()
     ahead = deque(sorted(range(len(events)), key=lambda number: events[number].time))

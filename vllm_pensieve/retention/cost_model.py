@@ -24,7 +24,7 @@ class CostModel(ABC):
 
     @abstractmethod
     def step(self, depth: int) -> float:
-        """One engine step more that ends `depth` tokens deep, beside what its tokens cost."""
+        """One engine step more that ends `depth` tokens deep, in addition to what its tokens cost."""
 
     @abstractmethod
     def tokens_at_start(self, tokens: int) -> float:
@@ -105,7 +105,7 @@ class AnalyticCostModel(CostModel):
 def cost_slope(costs: CostModel, block_tokens: int, blocks: int) -> float:
     """The slope for which `1 + slope * i` comes closest to the cost of block i, that of the first being 1.
 
-    Least squares over so many blocks (2 or more) of one sequence; exact for the analytic model.
+    Least squares over that many blocks (2 or more) of one sequence; exact for the analytic model.
     """
     first = costs.span(0, block_tokens)
     rises = [

@@ -22,5 +22,5 @@ def make_order(
     if name == FifoOrder.name:
         return FifoOrder()
     raise ValueError(
-        f"no eviction policy is called {name!r}; there are {', '.join(EVICTION_POLICIES)}"
+        f"unknown eviction policy {name!r}; choose one of: {', '.join(EVICTION_POLICIES)}"
     )

@@ -88,7 +88,7 @@ class Profile:
     """Costs measured on one device.
 
     points: by context length, the first 0; straight lines between them.
-    step_s, step_s_per_context_token: overhead of a step, beside its tokens; see `MeasuredCostModel`.
+    step_s, step_s_per_context_token: overhead of a step, without its tokens; see `MeasuredCostModel`.
     store_bytes_per_s, load_bytes_per_s: copies of blocks to host memory and back, by one worker.
     """
 

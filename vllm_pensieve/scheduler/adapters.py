@@ -130,7 +130,7 @@ class AdaptersMixin(SwappingMixin, TracingMixin):
 
 
 def tell_of_loaded_adapters() -> None:
-    """Have vLLM's engine tell our scheduler when a client has it load an adapter. Idempotent."""
+    """Have vLLM's engine notify our scheduler when a client has it load an adapter. Idempotent."""
     stock = EngineCore.add_lora
     if getattr(stock, "tells_pensieve", False):
         return

@@ -1,4 +1,4 @@
-"""vLLM's block pool with our free queue, told when a cached block comes, goes or loses its content."""
+"""vLLM's block pool with our free queue, which reports when a cached block comes, goes or loses its content."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class PensieveBlockPool(BlockPool):
 
 
 class WatchedBlockPool(PensieveBlockPool):
-    """A pool that tells watchers of its cached blocks, in their order."""
+    """A pool that notifies watchers of its cached blocks, in their order."""
 
     watchers: tuple[BlockWatcher, ...]
     _leaving: list[tuple[int, Any]]

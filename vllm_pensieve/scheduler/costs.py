@@ -103,7 +103,7 @@ def _matching_profile(folder: Path, key: ProfileKey) -> Profile | None:
     others.sort(key=len)
     nearest = f" (nearest there: {'; '.join(others[0])})" if others else ""
     logger.info(
-        "Pensieve: costs are the model's FLOPs, there is no profile of this model and device in %s%s; "
+        "Pensieve: costs are the model's FLOPs; there is no profile of this model and device in %s%s; "
         "`pensieve profile` measures one",
         folder,
         nearest,

@@ -54,7 +54,7 @@ class _Description:
 class Announcer(SlotWatcher):
     """Decides which blocks are announced, by their keys, in GPU and in host memory.
 
-    - A block is announced only while the one before it is, in either memory. What stands behind a hole is announced,
+    - A block is announced only while the one before it is, in either memory. What stands after a hole is announced,
       or announced again, when the hole has been computed.
     - A block is taken back when the last copy in that memory is gone.
     - A copy in host memory is announced only where loading it is cheaper than computing it, since the engine computes

@@ -53,7 +53,7 @@ class Lookup:
 
 
 class PensieveKVCacheManager(KVCacheManager):
-    """A KVCacheManager that finds cached blocks behind dropped ones and copies of blocks in host memory.
+    """A KVCacheManager that finds cached blocks after dropped ones and copies of blocks in host memory.
 
     walks: requests whose prefix has holes, from their lookup until the position has passed the last hole.
     """
@@ -251,7 +251,7 @@ class PensieveKVCacheManager(KVCacheManager):
                 self._swapper.load(slot, table[index].block_id)
 
     def _hash_chunk(self, request: Request, walk: Walk) -> None:
-        """Hash the blocks that this step completes, when it is scheduled: as stock does behind the kept prefix."""
+        """Hash the blocks that this step completes, when it is scheduled: as stock does after the kept prefix."""
         block_size = self._costs.block_size
         start, end = (tokens // block_size for tokens in walk.chunk)
         table = self._attention.req_to_blocks[request.request_id]

@@ -123,7 +123,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
             self.plain_prefixes_because = "recovery is switched off"
         logger.info(
             "Pensieve: %d blocks of %d tokens in %s order and %d in host memory, recovery %s%s; "
-            "at a depth of %.0f tokens one costs twice as much as the first",
+            "at a depth of %.0f tokens a token costs twice as much as the first",
             pool.num_gpu_blocks,
             block_size,
             config.eviction_policy,

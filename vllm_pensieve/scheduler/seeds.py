@@ -46,7 +46,7 @@ class SeedsMixin(Scheduler):
     def _reserve_prefill_lookahead(
         self, request: Request, num_computed_tokens: int, num_new_tokens: int
     ) -> int:
-        """What does not fit beside others waits for a step into which it fits. (Where none is large enough, the
+        """What does not fit next to others waits for a step into which it fits. (Where none is large enough, the
         engine dies as with stock vLLM.)
         """
         num_new_tokens = super()._reserve_prefill_lookahead(

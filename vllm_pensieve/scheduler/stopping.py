@@ -17,7 +17,7 @@ def end_traces_in_time() -> None:
     """Have the engines of this process end their scheduler's trace before anything else of their end. Idempotent.
 
     vLLM shuts the executor down first, which waits for the workers, and only then the scheduler; and as soon as an
-    engine has left its loop, or has told the front end of its failure, the next signal kills it. Of an engine that
+    engine has left its loop, or has reported its failure to the front end, the next signal kills it. Of an engine that
     drains its requests vLLM says that those left after shutdown_timeout are aborted; in fact the process is killed.
     """
     from vllm.v1.engine.core import EngineCore, EngineCoreProc
@@ -64,7 +64,7 @@ def _abort_if_time_is_up(engine: Any) -> None:
         return
     aborted = engine.scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)
     logger.info(
-        "Pensieve: %d requests aborted after %d s, so that the trace is written",
+        "Pensieve: %d requests were aborted after %d s, so that the trace can be written",
         len(aborted),
         engine.vllm_config.shutdown_timeout,
     )

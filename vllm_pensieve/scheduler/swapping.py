@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = init_logger("vllm.pensieve")
 
-# Of idle blocks copied ahead of time beside one step: a burst would hold up the next step.
+# Of idle blocks copied ahead of time during one step: a burst would hold up the next step.
 AHEAD_BLOCKS_PER_STEP = 64
 
 

@@ -35,7 +35,7 @@ class Checks:
 
     @contextmanager
     def trying(self, claim: str) -> Iterator[None]:
-        """An error in here is a claim that does not hold; the checks go on behind it."""
+        """An error in here is a claim that does not hold; the checks go on after it."""
         try:
             yield
         except Exception as error:

@@ -14,7 +14,7 @@ CPU_CACHE_GB = 0.2
 
 
 def check_multiturn(setting: Setting, checks: Checks) -> None:
-    """Each turn computes its new tokens only, counted: from GPU memory, from host memory, and beside stateless vLLM."""
+    """Each turn computes its new tokens only, counted: from GPU and host memory, and next to stateless vLLM."""
     texts = setting.texts()
     messages = [texts.of(FIRST_TOKENS), *(texts.of(LATER_TOKENS) for _ in range(TURNS - 1))]
     with setting.server(BLOCKS) as server:
@@ -29,7 +29,7 @@ def check_multiturn(setting: Setting, checks: Checks) -> None:
     checks.decide(
         f"{TURNS} turns compute less than in stateless vLLM",
         sum(computed) < sum(stateless),
-        f"{sum(computed)} tokens instead of {sum(stateless)}, {sum(stateless) / sum(computed):.1f} times fewer",
+        f"{sum(computed)} tokens instead of {sum(stateless)}, {sum(stateless) / sum(computed):.1f}x fewer",
     )
 
 

@@ -28,7 +28,7 @@ class Setting:
     vllm_options: tuple[str, ...] = ()
 
     def server(self, gpu_blocks: int, mode: str = "pensieve", cpu_cache_gb: float = 0.0) -> Server:
-        """A server with memory for so many blocks of 32 tokens, and a context of 1,024 tokens at most."""
+        """A server with memory for that many blocks of 32 tokens, and a context of 1,024 tokens at most."""
         # One of vLLM's blocks is the null block.
         own = ("--dtype", self.dtype, "--num-gpu-blocks-override", str(gpu_blocks + 1))
         context = ("--max-model-len", str(min(CONTEXT_TOKENS, gpu_blocks * 32)))
@@ -50,7 +50,7 @@ class Setting:
 
 
 class Texts:
-    """Different texts of about so many tokens; exactly, for the demo model."""
+    """Different texts of about that many tokens; exactly, for the demo model."""
 
     def __init__(self, counter: TokenCounter) -> None:
         self._counter = counter

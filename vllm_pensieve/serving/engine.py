@@ -1,4 +1,4 @@
-"""vLLM engines of this process: their environment, and how one is started, run and ended beside others."""
+"""vLLM engines of this process: their environment, and how one is started, run and ended alongside others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _found: dict[str, str | None] = {}
 def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
     """Set up the environment for an engine in this process, before vLLM is imported; return what one should know."""
     notes = [
-        f"{name}={environment.pop(name)} is left out, it {why}"
+        f"{name}={environment.pop(name)} is left out: it {why}"
         for name, why in WITHOUT_EFFECT.items()
         if name in environment
     ]
@@ -60,7 +60,7 @@ def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
 
 
 FREE_GPU_SHARE = 0.9
-"""Of what other engines have left of a GPU, so much is for one that is made beside them."""
+"""Of what other engines have left of a GPU, this share is for one that is made alongside them."""
 
 
 class Engine:
@@ -163,7 +163,7 @@ def _refusal(model: str, error: Exception) -> str:
 
 
 def _share_of_gpu() -> float | None:
-    """Share of the GPU's memory that another engine beside those of this process may use; None on a CPU."""
+    """Share of the GPU's memory that another engine besides those of this process may use; None on a CPU."""
     if is_cpu_build():
         return None
     import torch

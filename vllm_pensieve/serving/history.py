@@ -37,7 +37,7 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...]
     new_tokens: int
-    """Tokens behind what the turns before have left in the cache, if it is all still there."""
+    """Tokens after what the turns before have left in the cache, if it is all still there."""
 
 
 class History:
@@ -45,7 +45,7 @@ class History:
 
     A reply that is tokenised again need not give the tokens it was generated as, and the cached KV would end there.
     So the next prompt is the tokens of the last one, those of its reply, and the tokens of whatever text the chat
-    template puts behind them. Only where the template changes what was before is everything tokenised again.
+    template puts after them. Only where the template changes what was before is everything tokenised again.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -83,7 +83,7 @@ class History:
     ) -> None:
         """Add a turn. reply_ids: the tokens generated.
 
-        stands_for_reply: whether they are the reply, and not more than it, as with a stop string behind it.
+        stands_for_reply: whether they are the reply, and not more than it, as with a stop string after it.
         """
         self._messages += [
             {"role": "user", "content": prompt.message},

@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C takes effect behind this, not in it. (Only the main thread ever gets it.)"""
+    """Ctrl-C takes effect after this, not in it. (Only the main thread ever gets it.)"""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -27,7 +27,7 @@ def interrupts_held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_kept_from_children() -> Iterator[None]:
-    """Ctrl-C reaches no process or thread that begins in here, and takes effect here behind this."""
+    """Ctrl-C reaches no process or thread that begins in here, and takes effect here after this."""
     with interrupts_held_back():  # threads that are there already may still be sent it
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

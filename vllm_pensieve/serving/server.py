@@ -143,7 +143,7 @@ class Server:
     def begin(self, session_id: str, text: str, max_new_tokens: int | None = None) -> Answer:
         """Queue the next turn of a session; `advance` moves it on. Raises as `process_request`."""
         if not session_id or not isinstance(session_id, str):
-            raise UsageError(f"session_id is {session_id!r}; a text that is not empty is expected")
+            raise UsageError(f"session_id is {session_id!r}; a non-empty text is expected")
         if not isinstance(text, str) or not text.strip():
             raise UsageError("the input is empty; say something")
         text = whole_characters(text)
@@ -160,8 +160,8 @@ class Server:
             if room < 1:
                 raise InputTooLong(
                     f"the conversation has {len(prompt.token_ids):,} tokens with this input, the context holds "
-                    f"{self.context_tokens:,} and the reply needs one at least; the session is as it was: "
-                    "say it shorter, or begin another session"
+                    f"{self.context_tokens:,} and the reply needs at least one; the session is unchanged: "
+                    "shorten the input, or begin another session"
                 )
             answer = Answer(next(self._names), session_id, prompt, begun_s)
             engine.vllm.add_request(
@@ -289,7 +289,7 @@ class Server:
         """Tokens of a session so far; UsageError if there is none of this name."""
         if session_id not in self._sessions:
             raise UsageError(
-                f"no session {session_id!r}; there are: {', '.join(self._sessions) or 'none'}"
+                f"no session {session_id!r}; the sessions are: {', '.join(self._sessions) or 'none yet'}"
             )
         return self._sessions[session_id].token_ids
 
@@ -405,7 +405,7 @@ def create_server(
     known = ServerOptions.__dataclass_fields__
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise UsageError(f"unknown option {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise UsageError(f"unknown option {', '.join(unknown)}; choose one of: {', '.join(known)}")
     if isinstance(options.get("vllm_options"), str):
         raise UsageError(
             f"vllm_options is {options['vllm_options']!r}; a list of words is expected"

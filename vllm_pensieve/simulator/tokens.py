@@ -15,7 +15,7 @@ class Script:
     """What one request will say.
 
     reply: the tokens, one after the other, and again from the front.
-    tokens_before_end: so many of them, then `end`; without an end it goes on.
+    tokens_before_end: this many of them, then `end`; without an end it goes on.
     filler: tokens that end nothing, in place of those that would where nothing may end yet.
     ends: all tokens that would.
     logprobs: whether the tokens' own log-probabilities are asked for.

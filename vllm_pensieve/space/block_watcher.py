@@ -1,4 +1,4 @@
-"""What a block pool tells of its cached blocks, to whoever follows them."""
+"""What a block pool reports of its cached blocks to whoever follows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Evicted: TypeAlias = tuple[int, Hashable, int, float]
 
 
 class BlockWatcher:
-    """Is told of blocks as they come and go; does nothing with it.
+    """Hears of blocks as they come and go; does nothing with it.
 
     A block's key names its content and all that stands before it; several blocks may hold the same. Positions are the
     tokens before a block in its sequence.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class StepClock:
-    """A monotonic clock in seconds that moves only when told to.
+    """A monotonic clock in seconds that moves only when asked to.
 
     Everything that happens from the building of one step to that of the next happens at one time, so that evictions of
     one step need not weigh all blocks against each other anew.

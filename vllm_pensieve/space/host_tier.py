@@ -11,7 +11,7 @@ from vllm_pensieve.retention.eviction_order import EvictionOrder
 
 
 class Beside(Enum):
-    """What there is of a block beside its copy in host memory."""
+    """What there is of a block in addition to its copy in host memory."""
 
     BUSY = "in GPU memory and in use"
     IDLE = "in GPU memory and unused"
@@ -19,7 +19,7 @@ class Beside(Enum):
 
 
 class SlotWatcher:
-    """Is told which blocks there are copies of, by the blocks' keys; does nothing with it."""
+    """Hears which blocks there are copies of, by the blocks' keys; does nothing with it."""
 
     def filled(self, key: Hashable, position: int) -> None:
         """There is a copy now, or the copy that there is has become the only one. position: tokens before the block."""

@@ -77,7 +77,7 @@ class RestoreCosts:
 
     step_cost_tokens: one more engine step, in tokens without attention; None: what the cost model says.
     load: copying one block from host memory.
-    recovery: whether blocks behind a dropped one may be used at all.
+    recovery: whether blocks after a dropped one may be used at all.
     """
 
     cost_model: CostModel
@@ -91,7 +91,7 @@ class RestoreCosts:
         return self.cost_model.span(start * self.block_size, end * self.block_size)
 
     def step(self, block: int) -> float:
-        """One engine step more, ending before this block; infinite where nothing behind a dropped one may be used."""
+        """One engine step more, ending before this block; infinite where nothing after a dropped one may be used."""
         if not self.recovery:
             return math.inf
         if self.step_cost_tokens is None:
@@ -99,14 +99,14 @@ class RestoreCosts:
         return self.cost_model.tokens_at_start(self.step_cost_tokens)
 
     def first_worth_loading(self, blocks: int) -> int:
-        """The first of that many blocks that takes longer to compute than to copy; so do all behind it."""
+        """The first of that many blocks that takes longer to compute than to copy; so do all after it."""
         return bisect_left(range(blocks), True, key=lambda i: self.recompute(i, i + 1) > self.load)
 
 
 def plan_restore(found: Sequence[Source | None], costs: RestoreCosts) -> RestorePlan:
     """Plan the cheapest way to have the prefix whose blocks are resident, swapped or dropped (None).
 
-    Each stretch of blocks of one kind is either used, which costs its copies, or computed. Using one behind a computed
+    Each stretch of blocks of one kind is either used, which costs its copies, or computed. Using one after a computed
     one costs an engine step, since the position jumps over it. Whatever is computed at the end of the prefix is left
     to the request's own prefill. Of more than `MOST_KEPT_STRETCHES` that are found, the cheapest to compute are given
     up beforehand, and the others used or computed as wholes.

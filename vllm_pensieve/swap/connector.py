@@ -44,7 +44,7 @@ class HostTierMismatchError(RuntimeError):
 
 @dataclass
 class HostTierOfWorker(KVConnectorHandshakeMetadata):
-    """What a worker tells the scheduler once at start.
+    """What a worker reports to the scheduler once at start.
 
     num_slots: blocks that its host memory holds. plain_because: why it takes prefixes for plain, or None.
     """
@@ -251,7 +251,7 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
     def set_xfer_handshake_metadata_pp_aware(
         self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
     ) -> None:
-        """What every worker told, by its pipeline and tensor parallel ranks; the engine is about to be ready.
+        """What every worker reported, by its pipeline and tensor parallel ranks; the engine is about to be ready.
 
         Raises:
             HostTierMismatchError: a worker holds another number of blocks than the scheduler counts on.

@@ -26,7 +26,7 @@ class Copier(ABC):
     "What follows" is what the caller launches after a call returns, on the device's current stream; on a CPU, what it
     runs. The destinations of one call differ from one another. A copy that fails raises `CopyError`: from the call that
     asks for it, or, if it failed in the background, from the first call that waits for it. Either way the copier can be
-    used again: the error is told once.
+    used again: the error is reported once.
     """
 
     def __init__(self, rows: Sequence[torch.Tensor], host: Sequence[torch.Tensor]) -> None:
@@ -66,7 +66,7 @@ class Copier(ABC):
 
     @abstractmethod
     def store_ahead(self, pairs: Pairs) -> None:
-        """Begin to copy blocks to slots when the loads before it are done, beside what follows.
+        """Begin to copy blocks to slots when the loads before it are done, alongside what follows.
 
         What follows may read the blocks; before it changes them, or reads the slots, there must be a `fence`.
         """

@@ -13,9 +13,9 @@ from vllm_pensieve.swap.copiers import Copier, Indexes, Pairs, copy_error
 
 
 class CudaCopier(Copier):
-    """Copies with the GPU's copy engines, from and to pinned memory; the host waits only where it is told to.
+    """Copies with the GPU's copy engines, from and to pinned memory; the host waits only where it has to.
 
-    All copies share one stream: a store never runs beside a load (the paper measured 18 to 20 % less each way when
+    All copies share one stream: a store never runs alongside a load (the paper measured 18 to 20 % less each way when
     both run), and a slot is read only after what was stored into it before. Every copy begins when what the main
     stream was given before it is done, since that may still use its blocks.
     """

@@ -27,7 +27,7 @@ class SwapWorker:
     until something is stored in it, and a load from a bad slot fails.
 
     layers: index of a layer's copy by the layer's name.
-    unannounced: the first so many of the copies are of layers for which nobody calls `wait_for_layer`.
+    unannounced: how many of the copies, the first ones, are of layers for which nobody calls `wait_for_layer`.
     checksums: of what was stored in each slot, or None to trust host memory.
     """
 
@@ -172,7 +172,7 @@ class SwapWorker:
             self._load_wait_s += time.perf_counter() - began_s
 
     def _begin_ahead(self) -> None:
-        """Before the forward pass is launched, behind this step's loads: so the copies are made beside it."""
+        """Before the forward pass is launched, after this step's loads: so the copies are made alongside it."""
         if self._plan.ahead:
             self._ahead = self._plan.ahead
             try:
@@ -209,7 +209,9 @@ class SwapWorker:
             self.copier.synchronize()
             mismatched = self._checksums.mismatched(slot for slot, _ in loads if slot not in bad)
             if mismatched:
-                logger.error("Pensieve: %d blocks in host memory have changed", len(mismatched))
+                logger.error(
+                    "Pensieve: checksum mismatch in %d blocks in host memory", len(mismatched)
+                )
                 self._changed_slots |= mismatched
             bad |= mismatched
         if not bad:

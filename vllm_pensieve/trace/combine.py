@@ -68,7 +68,7 @@ def _all_of(texts: Iterable[str | None]) -> str | None:
 
 
 def coarsen(trace: Trace, block_tokens: int) -> Trace:
-    """The trace with blocks of so many tokens, as if it had been recorded with them.
+    """The trace with blocks of that many tokens, as if it had been recorded with them.
 
     A block's number names everything before it as well, so the last of those merged stands for all. What does not fill
     a block at the end of a prompt gets a number of its own, since it cannot be reused; where the trace names full

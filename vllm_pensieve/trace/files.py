@@ -148,7 +148,7 @@ def cannot_be_written(prefix: str, error: OSError) -> TraceError:
 
 
 def open_to_continue(path: Path) -> int:
-    """Open a file of ours, or a new one, behind its last whole line, with a lock against other processes.
+    """Open a file of ours, or a new one, after its last whole line, with a lock against other processes.
 
     Raises:
         OSError: it cannot be opened.
@@ -162,7 +162,7 @@ def open_to_continue(path: Path) -> int:
         first = os.pread(file, 64, 0)
         if first and not _is_ours(first):
             raise TraceError(
-                f"{path} is there already and is no trace of this plugin; choose another trace_prefix, or move it"
+                f"{path} is there already and is not a trace of this plugin; choose another trace_prefix, or move it"
             )
         _cut_off_half_a_line(file)
     except BaseException:

@@ -1,4 +1,4 @@
-"""What a trace calls blocks and sessions: names that tell nothing of texts or people, and are good JSON."""
+"""What a trace calls blocks and sessions: names that reveal nothing of texts or people, and are good JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Names:
         return self.block(_bytes(f"the end of {request_id}"))
 
     def session(self, session_id: str, inferred: bool) -> str:
-        """A session's name; that of an inferred session tells nothing as it is."""
+        """A session's name; that of an inferred session stays as it is, since it reveals nothing."""
         if inferred or self._plain_session_ids:
             return self.text(session_id)
         return self._digest(_bytes(f"session {session_id}"), 8).hex()

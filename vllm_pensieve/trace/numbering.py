@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TABLE_FACTOR = 16
-"""Block ids that span at most so many times their count are renumbered by a table, others by sorting."""
+"""Block ids that span at most this many times their count are renumbered by a table, others by sorting."""
 
 
 def known_by_their_prefix(

@@ -41,7 +41,7 @@ class TraceRecorder(BlockWatcher):
     """Turns what happens in the scheduler into records. All times are seconds of the clock given.
 
     Blocks are known by their keys, from when they are first cached until there is no copy of them any more. Where there
-    is a host tier, its swapper must be told of evictions before the recorder is.
+    is a host tier, its swapper must hear of evictions before the recorder is.
     """
 
     def __init__(

@@ -35,9 +35,9 @@ class Trace:
     blocks: [accesses], numbers from 0 to unique_blocks - 1.
     offsets: [requests + 1], where a request's blocks begin and end.
     times_s, input_tokens, output_tokens, workload_of, session_of: [requests].
-    block_tokens: tokens of a block; None if the file does not tell.
-    model, recorded_on: who was served, and the day of the first request (ISO); None if the file does not tell.
-    skipped: one text for each record that was left out, of so many `records` in the file.
+    block_tokens: tokens of a block; None if the file does not say.
+    model, recorded_on: who was served, and the day of the first request (ISO); None if the file does not say.
+    skipped: one text for each record that was left out, of the `records` in the file.
     notes: what else is to be known before its numbers are believed.
     """
 

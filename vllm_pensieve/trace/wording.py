@@ -14,7 +14,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def skipped_loudly(skipped: Sequence[str], records: int) -> bool:
-    """Whether so many of a file's records were left out that it must not be overlooked."""
+    """Whether too many of a file's records were left out to be overlooked."""
     return len(skipped) > LOUD_SHARE * records
 
 
@@ -27,5 +27,5 @@ def about_skipped(skipped: Sequence[str], records: int, shown: int = 1) -> str:
         return f"{counted(len(skipped), 'bad line')} skipped: {told}"
     return (
         f"WARNING: {len(skipped):,} of {records:,} lines ({len(skipped) / max(1, records):.0%}) were left out, and "
-        f"all numbers are of the rest: {told} (--strict stops at the first)"
+        f"all numbers are for the rest: {told} (--strict stops at the first)"
     )

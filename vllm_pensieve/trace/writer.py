@@ -1,4 +1,4 @@
-"""Appends records to files beside the engine: a thread of its own, bounded memory, whole lines only."""
+"""Appends records to files alongside the engine: a thread of its own, bounded memory, whole lines only."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TraceWriter:
             self._queue.put_nowait((file, make_records))
         except Full:
             if not self._found_no_place:
-                logger.warning("Pensieve: the trace falls behind, records are dropped")
+                logger.warning("Pensieve: the trace writer has fallen behind; records are dropped")
             self._found_no_place += len(make_records)
 
     def _run(self) -> None:
@@ -133,7 +133,7 @@ class TraceWriter:
             self.failure = str(error)
             if file not in self._failing:
                 logger.warning(
-                    "Pensieve: the trace cannot be written, records are lost until it can: %s: %s",
+                    "Pensieve: the trace cannot be written; records are lost until it can be: %s: %s",
                     file.path,
                     error,
                 )
@@ -141,7 +141,7 @@ class TraceWriter:
         else:
             if file in self._failing and file.lost == lost:
                 logger.warning(
-                    "Pensieve: the trace is written again: %s; %d records were lost",
+                    "Pensieve: the trace is being written again: %s; %d records were lost",
                     file.path,
                     file.lost,
                 )

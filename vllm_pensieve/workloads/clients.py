@@ -30,7 +30,7 @@ class Clients:
 
     dataset: a file, a name on the Hugging Face hub, or `generated`. None: the hub's ShareGPT, and where it cannot be
         had, generated conversations.
-    tell: is told what one should know about the data.
+    tell: is called with what one should know about the data.
     strict: stop at the first bad record of a data set, instead of skipping it.
     """
 
@@ -64,7 +64,9 @@ class Clients:
         elif workload == SUMMARIZATION:
             made = summarization_requests(self._spec, self._tokens)
         else:
-            raise UsageError(f"unknown workload {workload!r}; choose one of {', '.join(WORKLOADS)}")
+            raise UsageError(
+                f"unknown workload {workload!r}; choose one of: {', '.join(WORKLOADS)}"
+            )
         if not made.events and not made.too_long:
             source = self._loaded().source
             raise UsageError(f"{source}: none of its records has a user message with a reply")

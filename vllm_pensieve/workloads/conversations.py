@@ -45,7 +45,7 @@ class Conversation:
     """The session that the same user has before this one."""
 
     def context_tokens(self, message_overhead_tokens: int) -> int:
-        """Tokens of the whole conversation at its end, with so many more for every message."""
+        """Tokens of the whole conversation at its end, with that many more for every message."""
         messages = 2 * len(self.turns) + 1
         text = sum(turn.input_tokens + turn.output_tokens for turn in self.turns)
         return self.system_tokens + text + messages * message_overhead_tokens
@@ -84,8 +84,8 @@ def generate_conversations(
 ) -> list[Conversation]:
     """Return the conversations of `spec`; the same seed gives the same conversations.
 
-    `tokens_to_characters` says how many characters of generated text make up so many tokens of the
-    model's tokenizer.
+    `tokens_to_characters` turns a number of tokens of the model's tokenizer into a number of characters of
+    generated text.
     """
     return [
         generate_conversation(spec, seed, number, tokens_to_characters)

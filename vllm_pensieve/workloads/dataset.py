@@ -13,7 +13,7 @@ from vllm_pensieve.workloads.dialogues import BadRecord, Dialogue, read_dialogue
 from vllm_pensieve.workloads.errors import UsageError
 
 MANY_SKIPPED = 0.01
-"""From this share of bad records on, the rest may not stand for the whole."""
+"""From this share of bad records on, the rest may not represent the whole."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def skipped_remark(source: str, skipped: int, records: int, first: str | None) -
     if not skipped:
         return None
     share = skipped / records
-    loud = f" ({share:.0%}: the rest may not stand for the whole)" if share > MANY_SKIPPED else ""
+    loud = f" ({share:.0%}: the rest may not represent the whole)" if share > MANY_SKIPPED else ""
     return (
         f"{source}: {skipped:,} of {counted(records, 'record')} skipped{loud}; the first: {first}"
     )

@@ -30,7 +30,7 @@ DOCUMENT_TOKENS = 1500
 
 
 def qa_requests(spec: ClientSpec, tokens: TokenCounter) -> ClientRequests:
-    """Short questions, each behind the same instruction."""
+    """Short questions, each after the same instruction."""
     rng = random.Random(f"{spec.seed}/qa")
     instruction = write_text(rng, tokens.characters(INSTRUCTION_TOKENS))
 
@@ -72,8 +72,8 @@ def generated_chats(
 ) -> list[Dialogue]:
     """Chats with as many turns, and messages and replies as long, as ShareGPT's on average.
 
-    With `min_turns` they are as those of ShareGPT that have so many: numbers of turns are drawn from a
-    geometric distribution, which forgets what is behind it, so those that are left over follow the same.
+    With `min_turns` they are as those of ShareGPT that have as many: numbers of turns are drawn from a
+    geometric distribution, which has no memory, so those that are left over follow the same.
     """
     dialogues = []
     for number in range(conversations):

@@ -77,7 +77,7 @@ def _load_from_hub(dataset: str, strict: bool) -> Dataset:
         import datasets
     except ImportError as error:
         raise UsageError(
-            f"{dataset!r} is no file here; as a data set on the Hugging Face hub it needs the package `datasets`: "
+            f"{dataset!r} is not a file here; as a data set on the Hugging Face hub it needs the package `datasets`: "
             f"pip install 'vllm-pensieve[datasets]'. {HINT}."
         ) from error
     try:

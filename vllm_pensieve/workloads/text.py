@@ -23,7 +23,7 @@ def write_text(rng: random.Random, characters: int) -> str:
     """
     pieces: list[str] = []
     length = 0
-    while length <= characters:  # the last sentence has no space behind it
+    while length <= characters:  # the last sentence has no space after it
         sentence = " ".join(rng.choice(WORDS) for _ in range(rng.randint(5, 14))).capitalize() + "."
         pieces.append(sentence)
         length += len(sentence) + 1

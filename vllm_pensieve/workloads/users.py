@@ -15,7 +15,7 @@ from vllm_pensieve.workloads.conversations import (
 
 @dataclass(frozen=True)
 class UserClass:
-    """Users whose mean pause is so many times the request interval."""
+    """Users whose mean pause is this many times the request interval."""
 
     name: str
     meaning: str

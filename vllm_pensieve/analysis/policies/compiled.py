@@ -13,7 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def compiled(function: Function) -> Function:
     """The function compiled by numba, without the interpreter's lock.
 
-    numba keeps it beside the source or in the user's cache folder (NUMBA_CACHE_DIR); if it may write neither, as in a
+    numba keeps it next to the source or in the user's cache folder (NUMBA_CACHE_DIR); if it may write neither, as in a
     container with a read-only file system, the function is compiled again in every process.
     """
     try:

@@ -50,7 +50,7 @@ class State(Protocol):
 
 
 def sources_digest() -> str:
-    """Of all files beside this one: compiled code that is kept on disk must not outlive them."""
+    """Of all files next to this one: compiled code that is kept on disk must not outlive them."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

@@ -1,6 +1,6 @@
 """Blocks in doubly linked queues inside one table, so that one access touches one cache line.
 
-Row b of the table belongs to block b; behind the blocks, each queue has a row that closes it to a ring. Queues of
+Row b of the table belongs to block b; after the blocks, each queue has a row that closes it to a ring. Queues of
 resident blocks are numbered from 1, those of blocks that are only remembered (ghosts) from -1 downwards; 0: in none.
 Rows are addressed by unsigned numbers: with signed ones every access would first ask whether it counts from the end.
 """

@@ -1,1 +1,1 @@
-"""Attention over scattered KV blocks: a reference, ways to do the same, and their timing beside dense attention."""
+"""Attention over scattered KV blocks: a reference, ways to do the same, and their timing against dense attention."""

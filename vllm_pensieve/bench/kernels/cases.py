@@ -69,7 +69,7 @@ class Case:
         return self.new_tokens + sum(stop - start for start, stop in self.dropped)
 
     def kv_bytes(self, tokens: int) -> int:
-        """Keys and values of so many tokens of each request."""
+        """Keys and values of that many tokens of each request."""
         per_token = 2 * self.kv_heads * self.head_dim * BYTES_BY_DTYPE[self.dtype]
         return self.batch * tokens * per_token
 

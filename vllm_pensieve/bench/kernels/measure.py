@@ -1,4 +1,4 @@
-"""Runs every way on every case: whether it is right, and how long it takes beside the others."""
+"""Runs every way on every case: whether it is right, and how long it takes compared with the others."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _describe(problem: Problem) -> str:
 def _device(name: str) -> torch.device:
     """Raises UsageError if there is no such device."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UsageError(f"--device {name!r} is unknown; there are: auto, cpu, cuda, cuda:N")
+        raise UsageError(f"--device {name!r} is unknown; choose one of: auto, cpu, cuda, cuda:N")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)

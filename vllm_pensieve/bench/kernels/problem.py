@@ -63,7 +63,7 @@ class ScatteredKv:
 def scattered_tables(case: Case, random: np.random.Generator) -> np.ndarray[Any, Any]:
     """Block tables [batch, blocks of a request]: each request's blocks in `case.pieces` pieces, in random order.
 
-    No piece lies directly behind the one before it, so that there are not fewer.
+    No piece lies directly after the one before it, so that there are not fewer.
     """
     bounds = [case.blocks_per_request * piece // case.pieces for piece in range(case.pieces + 1)]
     pieces = [(request, *ends) for request in range(case.batch) for ends in pairwise(bounds)]

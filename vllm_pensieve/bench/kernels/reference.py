@@ -3,7 +3,7 @@
 Section 4.4 of the Pensieve paper: several queries of a request at once, keys and values read in place by a block table,
 the causal mask part of the same pass. A dropped run that is computed again is a sub-request (section 4.3.4, figure 8):
 its queries attend to what stands before them, those of the new tokens to everything, over the same blocks. Only the
-list of sub-requests tells the two apart; no key or value is moved.
+list of sub-requests separates the two; no key or value is moved.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def paged_attention(
 
     query: [tokens, heads, head_dim], the queries of one sub-request after those of another.
     keys, values: [blocks, block_tokens, kv_heads, head_dim]; heads is a multiple of kv_heads.
-    step_tokens: about so many keys of a request are read at a time, in whole blocks.
+    step_tokens: about this many keys of a request are read at a time, in whole blocks.
     Returns [tokens, heads, head_dim] in the query's number format; sums are kept in float32.
     """
     firsts = accumulate((request.query_tokens for request in requests), initial=0)

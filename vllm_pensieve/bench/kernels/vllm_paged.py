@@ -15,7 +15,7 @@ from vllm_pensieve.bench.kernels.reference import SubRequest
 class Metadata(NamedTuple):
     """Sub-requests as vLLM's kernels take them, int32: query_starts [n + 1], key_tokens [n], block_tables [n, blocks].
 
-    A kernel gives the last query of a sub-request the last key, so positions need not be told.
+    A kernel gives the last query of a sub-request the last key, so positions need not be given.
     """
 
     query_starts: torch.Tensor

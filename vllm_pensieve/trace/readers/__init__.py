@@ -33,7 +33,7 @@ def read_trace(
 ) -> Trace:
     """Read a trace, plain or gzipped; a folder of sessions is one. A prefix stands for our own `PREFIX_requests.jsonl`.
 
-    block_tokens: tokens of a block, where the file does not tell; else a multiple, to which blocks are merged.
+    block_tokens: tokens of a block, where the file does not say; else a multiple, to which blocks are merged.
 
     Raises:
         TraceError: the file cannot be read, has no usable record, holds another format, or has blocks of another size;
@@ -85,7 +85,7 @@ def find_trace(path: Path) -> Path:
         if candidate.exists():
             return candidate
     raise TraceError(
-        f"{path}: no such file, and no {path.name}{pensieve.REQUESTS_SUFFIX} beside it"
+        f"{path}: no such file, and no {path.name}{pensieve.REQUESTS_SUFFIX} next to it"
     )
 
 

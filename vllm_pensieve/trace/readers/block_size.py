@@ -20,7 +20,7 @@ ONE_SIZE = "give each block size a file of its own"
 
 
 class DeclaresSize(Protocol):
-    """A record that may tell its block size under one of these names."""
+    """A record that may give its block size under one of these names."""
 
     block_size: int | None
     block_tokens: int | None
@@ -55,7 +55,7 @@ class DeclaredSize:
 
 
 class BlockSize(NamedTuple):
-    """tokens: of a block as it stands in the file; None if nothing tells. merge_to: of the larger blocks asked for.
+    """tokens: of a block as it stands in the file; None if nothing says. merge_to: of the larger blocks asked for.
 
     notes: what a user must know of how this was found.
     """
@@ -95,7 +95,7 @@ def choose_block_size(
         tokens = usual
         if not len(prompts):
             notes.append(
-                f"no record tells how long its prompt is; blocks are taken to have {usual} tokens"
+                f"no record says how long its prompt is; blocks are taken to have {usual} tokens"
             )
     else:
         tokens = fits.shown()

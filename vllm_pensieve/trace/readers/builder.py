@@ -20,9 +20,9 @@ UNKNOWN = -1
 class TraceBuilder:
     """`add` once a request, `build` at the end.
 
-    model, recorded_on: of the trace, where a format tells them.
+    model, recorded_on: of the trace, where a format has them.
     asked_tokens: size of blocks that the user asked for; a reader that can merge smaller ones at less cost does so.
-    notes: what readers have to tell about the trace; added to freely.
+    notes: what readers have to say about the trace; added to freely.
     """
 
     def __init__(self, default_workload: str, asked_tokens: int | None = None) -> None:

@@ -123,7 +123,7 @@ class LineReader:
 
     def _refuse_mixture(self, number: int, format_name: str) -> None:
         raise TraceError(
-            f"{self.path}: {self._noun} {number} is of another format than {format_name}; "
+            f"{self.path}: {self._noun} {number} has a different format from {format_name}; "
             "give each format a file of its own"
         )
 

@@ -119,7 +119,9 @@ class KvctRequest(Struct, gc=False, rename={"input_tokens": "in", "output_tokens
     def __post_init__(self) -> None:
         for first, last in self.hash_runs or ():
             if not 0 <= last - first < MOST_TOKENS:
-                raise ValueError(f"[{first}, {last}] in hash_runs is no run of a prompt's blocks")
+                raise ValueError(
+                    f"[{first}, {last}] in hash_runs is not a run of a prompt's blocks"
+                )
 
 
 class KvctSession(Struct, gc=False):
