@@ -120,6 +120,17 @@ class Engine:
         with self._globals.in_place():
             return list(self.vllm.step())
 
+    def may_have_seed(self, tokens: int) -> bool:
+        """Whether a request may have a generator of its own while those under way have so many tokens with it.
+
+        On a CPU vLLM ends the engine when such a request is computed in parts, so a step must hold all of them. What
+        has none draws from the engine's, which begins with the same seed.
+        """
+        scheduler = self.vllm.vllm_config.scheduler_config
+        whole = scheduler.max_num_batched_tokens
+        whole = min(whole, scheduler.long_prefill_token_threshold or whole)
+        return not is_cpu_build() or tokens <= whole
+
     def reset(self) -> bool:
         """Drop what is cached, in GPU and in host memory; whether vLLM did."""
         with self._globals.in_place():

@@ -26,7 +26,8 @@ class ServerOptions:
     device: auto, cpu, cuda or cuda:N.
     max_new_tokens: length of a reply, at most; by default MAX_NEW_TOKENS of the environment, else 128.
     temperature: 0 takes the likeliest token.
-    seed: of sampling.
+    seed: of sampling; every answer begins with it, on a CPU as long as the conversations being answered fit into one
+        engine step, where vLLM cannot compute a seeded prompt in parts.
     ignore_eos: go on to the full length whatever the model says, for measurements and checks.
     vllm_options: further options of `vllm serve`, as on its command line.
 

@@ -56,12 +56,16 @@ class Reply(str):
 
 @dataclass
 class Answer:
-    """A reply that is being generated. `reply` is there when it is done."""
+    """A reply that is being generated. `reply` is there when it is done.
+
+    most_tokens: of prompt and reply together.
+    """
 
     request_id: str
     session_id: str
     prompt: Prompt
     begun_s: float
+    most_tokens: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     unread: str = ""
@@ -163,11 +167,15 @@ class Server:
                     f"{self.context_tokens:,} and the reply needs at least one; the session is unchanged: "
                     "shorten the input, or begin another session"
                 )
-            answer = Answer(next(self._names), session_id, prompt, begun_s)
+            max_tokens = min(length, room)
+            most_tokens = len(prompt.token_ids) + max_tokens
+            answer = Answer(next(self._names), session_id, prompt, begun_s, most_tokens)
+            under_way = sum(other.most_tokens for other in self._answers.values())
+            seeded = engine.may_have_seed(most_tokens + under_way)
             engine.vllm.add_request(
                 answer.request_id,
                 {"prompt_token_ids": list(prompt.token_ids)},
-                self._sampling(min(length, room), history),
+                self._sampling(max_tokens, history, seeded),
                 session_id=session_id,
             )
             self._sessions[session_id] = history
@@ -210,13 +218,13 @@ class Server:
                 answer.text = said
             self._finish(answer, "abort")
 
-    def _sampling(self, max_tokens: int, history: History) -> SamplingParams:
+    def _sampling(self, max_tokens: int, history: History, seeded: bool) -> SamplingParams:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
             temperature=self.options.temperature,
-            seed=self.options.seed if self.options.temperature else None,
+            seed=self.options.seed if self.options.temperature and seeded else None,
             max_tokens=max_tokens,
             stop=None if history.has_template or self.options.ignore_eos else [NEXT_USER],
             ignore_eos=self.options.ignore_eos,
