@@ -39,7 +39,7 @@ KEY_FIGURES = (
     (r"^ pensieve +[\d.]+% +([\d.]+%) +[\d.]+% +[\d.]+% *$", "CPU hits {}"),
     (r"^memory: (--gpu-cache .*? GB) asked for", "less memory than {}"),
     (r"STEPPED BACK", "the plugin stepped back"),
-    (r"^(ShareGPT cannot be had)", "generated texts"),
+    (r"^(ShareGPT is not available)", "generated texts"),
     (r"^(Cache statistics: N/A)", "stateless"),
 )
 """What the output of a line is searched for, and how it is reported."""

@@ -143,7 +143,7 @@ def test_the_bare_command_takes_generated_texts_where_there_is_no_hub_and_says_s
     plan = plan_sharegpt(options("sharegt", generated_otherwise=True, min_turns=5, max_turns=6))
     assert set(turns(plan)) <= {5, 6}
     assert plan.workload["dataset"] == "generated"
-    assert "ShareGPT cannot be had here" in plan.notes[0]
+    assert "ShareGPT is not available here" in plan.notes[0]
     with pytest.raises(UsageError, match=r"nowhere\.json"):
         plan_sharegpt(options("nowhere.json", generated_otherwise=True))
 

@@ -1,4 +1,4 @@
-"""Clients: what they send, when, and what is said where their data cannot be had."""
+"""Clients: what they send, when, and what is said where their data is not available."""
 
 import dataclasses
 import io
@@ -139,7 +139,7 @@ def test_an_unreachable_hub_is_an_error_that_names_the_file_option(monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        UsageError, match=r"cannot be had from the Hugging Face hub: .*--dataset FILE"
+        UsageError, match=r"cannot be loaded from the Hugging Face hub: .*--dataset FILE"
     ):
         sharegpt.load_chats("nobody/has-this-data-set")
 

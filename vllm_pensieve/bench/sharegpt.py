@@ -57,7 +57,7 @@ class ShareGptOptions(RunOptions):
     gpu_cache_gb: float | None = None
     cpu_cache_gb: float | None = None
     generated_otherwise: bool = False
-    """Take generated texts, and say so, where ShareGPT itself cannot be had."""
+    """Take generated texts, and say so, where ShareGPT itself is not available."""
 
 
 def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
@@ -135,7 +135,7 @@ def _dataset(options: ShareGptOptions, counter: TokenCounter) -> tuple[Dataset, 
                 raise
             why = str(error).removesuffix(f" {HINT}.").removesuffix(".")
             notes = (
-                f"ShareGPT cannot be had here ({why}); the texts are generated, with its means of turns and tokens",
+                f"ShareGPT is not available here ({why}); the texts are generated, with its means of turns and tokens",
             )
     made = generated_chats(
         options.num_conversations, options.seed, counter, min_turns=options.min_turns

@@ -27,7 +27,7 @@ Dataset = Annotated[
     str | None,
     typer.Option(
         help="Conversations: a file, OWNER/NAME of a data set on the Hugging Face hub, or `generated`. By default the "
-        "hub's anon8231489123/ShareGPT_Vicuna_unfiltered, and where it cannot be had, generated ones."
+        "hub's anon8231489123/ShareGPT_Vicuna_unfiltered, and where it is not available, generated ones."
     ),
 ]
 Model = Annotated[

@@ -57,7 +57,7 @@ def guide(
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"Model name or folder (default: {GUIDE_MODEL} where it can be had, else `demo`)."
+            help=f"Model name or folder (default: {GUIDE_MODEL} where it is available, else `demo`)."
         ),
     ] = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="`pensieve chat`.")] = False,
@@ -152,7 +152,7 @@ def guide(
 
 
 def _default_model() -> str:
-    """The guide's where there is a GPU or its folder, and it can be had; else the demo model. Says which."""
+    """The guide's where there is a GPU or its folder, and it is available; else the demo model. Says which."""
     from vllm_pensieve.bench.machine import is_cpu_build
     from vllm_pensieve.bench.model_files import config_path
 
@@ -161,7 +161,7 @@ def _default_model() -> str:
         try:
             config_path(GUIDE_MODEL)
         except OSError:
-            why = "cannot be had here"
+            why = "is not available here"
         else:
             return GUIDE_MODEL
     _say(f"model: demo, since the guide's default, {GUIDE_MODEL}, {why}; --model names another")

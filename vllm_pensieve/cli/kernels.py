@@ -66,7 +66,7 @@ def kernels(
 ) -> None:
     """Measure attention of several queries a request over KV blocks that lie anywhere in memory.
 
-    The reference, vLLM's own kernel, FlexAttention and xformers where they can be had, copying the blocks out first,
+    The reference, vLLM's own kernel, FlexAttention and xformers where they are available, copying the blocks out first,
     and one query at a time, compared with dense attention over contiguous KV, the ideal.
     """
     if json is not None and not os.access(json.absolute().parent, os.W_OK):

@@ -121,7 +121,7 @@ class Engine:
             return list(self.vllm.step())
 
     def may_have_seed(self, tokens: int) -> bool:
-        """Whether a request may have a generator of its own while those under way have so many tokens with it.
+        """Whether a request may have a generator of its own while those under way have that many tokens with it.
 
         On a CPU vLLM ends the engine when such a request is computed in parts, so a step must hold all of them. What
         has none draws from the engine's, which begins with the same seed.

@@ -53,7 +53,7 @@ class Clients:
         """The requests of one of WORKLOADS.
 
         Raises:
-            UsageError: no such workload, the data set cannot be had, or no request is left of it.
+            UsageError: no such workload, the data set is not available, or no request is left of it.
         """
         if workload == CHAT_MULTI:
             made = multi_turn_requests(self._loaded().dialogues, self._spec, self._tokens.count)

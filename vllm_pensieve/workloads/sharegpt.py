@@ -85,7 +85,7 @@ def _load_from_hub(dataset: str, strict: bool) -> Dataset:
     except Exception as error:  # of the network, the hub, or the data set's own form
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
-            f"data set {dataset!r} cannot be had from the Hugging Face hub: {said[0]}. {HINT}."
+            f"data set {dataset!r} cannot be loaded from the Hugging Face hub: {said[0]}. {HINT}."
         ) from error
     numbered = ((f"record {number}", record) for number, record in enumerate(records))
     return read_dataset(dataset, numbered, strict)

@@ -15,7 +15,7 @@ from vllm_pensieve.bench.kernels.problem import Problem
 
 
 class UnavailableError(Exception):
-    """This way cannot be had here; the message says why."""
+    """This way is not available here; the message says why."""
 
 
 class Prepared(NamedTuple):
@@ -27,7 +27,7 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class Way:
-    """One way. prepare does not change the problem; it raises UnavailableError if the way cannot be had."""
+    """One way. prepare does not change the problem; it raises UnavailableError if the way is not available."""
 
     name: str
     prepare: Callable[[Problem], Prepared]

@@ -125,7 +125,7 @@ def _measure_case(
 
 
 def _prepare(problem: Problem, progress: Progress) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """The ways that can be had, and why the others cannot."""
+    """The available ways, and why the others are not."""
     ways: dict[str, Prepared] = {}
     left_out: dict[str, str] = {}
     for way in WAYS:
