@@ -179,3 +179,12 @@ def test_conversations_that_sample_in_every_way_are_answered_as_by_stock_vllm(
     )
     assert report.requests == 48 and set(report.ways) == set(WAYS)
     assert report.failures(recovered_above=0.0) == []
+
+
+def test_a_seeded_prompt_that_no_step_takes_whole_is_answered_and_the_engine_lives(served, same):
+    from tests.scheduler.world import tokens
+
+    long, short = [token % 250 for token in tokens(1500, seed=21)], list(range(100))
+    (answer,) = play(served, [long], [hot(3)])
+    assert len(answer.outputs[0].token_ids) == 12
+    same(play(served, [short], [hot(4)]), [short], [hot(4)])

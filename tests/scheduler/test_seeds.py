@@ -55,12 +55,28 @@ def test_a_prompt_waits_for_a_step_that_takes_it_whole(make_world, prompt):
 
 
 @pytest.mark.parametrize("options", [{"step_tokens": 64}, {"long_prefill_tokens": 64}])
-def test_a_prompt_that_no_step_takes_whole_is_computed_as_stock_does(make_world, prompt, options):
+def test_a_prompt_that_no_step_takes_whole_loses_its_seed(make_world, prompt, options, caplog_vllm):
+    from vllm.sampling_params import SamplingType
+
     world = make_world(**options)
     other = world.add(prompt[::-1])
     request = seeded(world, prompt)
+    asked = request.sampling_params
+    assert asked.sampling_type is SamplingType.RANDOM_SEED
     world.drain()
     world.assert_answered(other, request)
+    assert request.sampling_params.sampling_type is SamplingType.RANDOM
+    assert asked.seed == 7  # may be shared with other choices of one request
+    (line,) = [r.getMessage() for r in caplog_vllm.records if "without its seed" in r.getMessage()]
+    assert "200 tokens" in line and "a step takes 64" in line
+
+
+def test_with_the_v2_runner_a_long_prompt_keeps_its_seed(make_world, prompt):
+    world = make_world(runner="v2", step_tokens=64)
+    request = seeded(world, prompt)
+    world.drain()
+    world.assert_answered(request)
+    assert request.sampling_params.seed == 7
 
 
 def test_after_a_failed_load_a_request_without_tokens_goes_to_the_worker_as_a_new_one(

@@ -3,6 +3,8 @@
 The V1 runner makes the generator when it hears of a request as a new one, and samples after every step, also where a
 prefill is not complete; such a sample it undoes by setting the generator back. The generators of a CPU cannot be set
 back: torch raises, and the engine dies. The V2 runner derives its random numbers from seed and position.
+
+So on a CPU a seeded prefill has one part. One that no step takes whole, of which stock vLLM dies, loses its seed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
+from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingType
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -17,6 +20,8 @@ from vllm.v1.request import RequestStatus
 
 if TYPE_CHECKING:
     from vllm.v1.request import Request
+
+logger = init_logger("vllm.pensieve")
 
 
 class SeedsMixin(Scheduler):
@@ -46,8 +51,8 @@ class SeedsMixin(Scheduler):
     def _reserve_prefill_lookahead(
         self, request: Request, num_computed_tokens: int, num_new_tokens: int
     ) -> int:
-        """What does not fit next to others waits for a step into which it fits. (Where none is large enough, the
-        engine dies as with stock vLLM.)
+        """What does not fit next to others waits for a step into which it fits; where none is large enough, the request
+        goes on without its seed.
         """
         num_new_tokens = super()._reserve_prefill_lookahead(
             request, num_computed_tokens, num_new_tokens
@@ -55,7 +60,25 @@ class SeedsMixin(Scheduler):
         if not self._on_cpu or self.may_jump(request):
             return num_new_tokens
         rest = request.num_tokens - num_computed_tokens
-        return 0 if num_new_tokens < rest <= self._whole_prefill_tokens else num_new_tokens
+        if rest <= self._whole_prefill_tokens:
+            return 0 if num_new_tokens < rest else num_new_tokens
+        if request.status == RequestStatus.WAITING and not request.resumable:
+            self._drop_seed(request, rest)
+        return num_new_tokens
+
+    def _drop_seed(self, request: Request, tokens: int) -> None:
+        """Before the worker hears of the request: its tokens are then drawn from the engine's generator."""
+        params = request.sampling_params.clone()
+        params.seed = None
+        vars(params).pop("sampling_type", None)  # kept by vLLM once it was asked for
+        request.sampling_params = params
+        logger.warning(
+            "Pensieve: request %s is sampled without its seed: %d tokens of its prompt are to be computed, a step "
+            "takes %d, and on a CPU vLLM cannot compute a seeded prompt in parts; raise --max-num-batched-tokens",
+            request.request_id,
+            tokens,
+            self._whole_prefill_tokens,
+        )
 
     def _forget_sample(self, request: Request) -> None:
         """Have the worker make a new generator for a preempted request whose first sample has been dropped.
