@@ -65,7 +65,7 @@ def test_memory_that_the_kv_cache_takes_is_not_there_for_the_host_tier(engine_ar
 
     configure(8.0)
     configure(8.0, kv_cache_memory_bytes=2 * 2**30)
-    too_much = r"host_cache_gib=8.0 .* 4\.00 GiB are available beside 6\.00 GiB for the KV cache"
+    too_much = r"host_cache_gib=8.0 .* 4\.00 GiB are available after 6\.00 GiB for the KV cache"
     with pytest.raises(ConfigError, match=too_much):
         configure(8.0, kv_cache_memory_bytes=3 * 2**30, tensor_parallel_size=2)
     configure(8.0, kv_cache_memory_bytes=6 * 2**30, num_gpu_blocks_override=10)

@@ -28,7 +28,7 @@ def device_environment(
     cpu_build = is_cpu_build() if cpu_build is None else cpu_build
     asked = CUDA.fullmatch(device)
     if device not in (AUTO, CPU) and asked is None:
-        raise UsageError(f"--device {device!r} is unknown; there are: auto, cpu, cuda, cuda:N")
+        raise UsageError(f"--device {device!r} is unknown; choose from: auto, cpu, cuda, cuda:N")
     if cpu_build:
         if asked:
             raise UsageError(

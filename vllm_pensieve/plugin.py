@@ -119,7 +119,7 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
         other = "vLLM's own offloading (--kv-offloading-size)"
     if other is not None:
         init_logger("vllm.pensieve").warning(
-            "Pensieve: %s is kept; there is no host tier and no recovery of dropped blocks beside it",
+            "Pensieve: %s is kept; there is no host tier and no recovery of dropped blocks with it",
             other,
         )
         return
@@ -128,12 +128,10 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
     if (
         config.host_cache_gib > available_gib
     ):  # the workers will know what the model has taken besides
-        beside = (
-            f" beside {kv_cache_bytes / 2**30:.2f} GiB for the KV cache" if kv_cache_bytes else ""
-        )
+        kept = f" after {kv_cache_bytes / 2**30:.2f} GiB for the KV cache" if kv_cache_bytes else ""
         raise ConfigError(
             f"pensieve: host_cache_gib={config.host_cache_gib} asks for more host memory than there is: "
-            f"{available_gib:.2f} GiB are available{beside}. Ask for less, or free some."
+            f"{available_gib:.2f} GiB are available{kept}. Ask for less, or free some."
         )
     # Not kv_both: with a consumer of KV vLLM lets clients of multimodal models send embeddings of their own making.
     engine_args.kv_transfer_config = KVTransferConfig(

@@ -125,5 +125,5 @@ def test_policies_are_known_by_name():
         policy = load_policy(name)
         assert policy.name == name
         assert policy.meaning
-    with pytest.raises(UsageError, match="unknown policy 'mru'; there are: lru, lru-head-first"):
+    with pytest.raises(UsageError, match="unknown policy 'mru'; choose from: lru, lru-head-first"):
         load_policy("mru")

@@ -271,7 +271,7 @@ def test_in_a_mix_keeping_what_repeats_beats_lru_and_every_block_is_counted_once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("trace", "summarize", "absent"), "no such file, and no absent_requests.jsonl beside it"),
+        (("trace", "summarize", "absent"), "no such file, and no absent_requests.jsonl next to it"),
         (("trace", "analyze-all", "absent"), "absent: is not a folder"),
         (("trace", "analyze-all", "EMPTY"), r"has no \*_requests.jsonl; record traces"),
         (("trace", "policies", "CHATS", "32", "mru"), "unknown policy 'mru'"),

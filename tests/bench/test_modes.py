@@ -16,7 +16,7 @@ def test_modes_keep_the_order_they_are_named_in():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("vllm,fast", "unknown mode fast; there are: vllm, "),
+        ("vllm,fast", "unknown mode fast; choose from: vllm, "),
         ("", "no mode"),
         ("vllm,vllm", "twice"),
         (

@@ -52,7 +52,7 @@ def test_the_users_server_options_come_last():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"workload": "dreams"}, "unknown workload 'dreams'; there are: demo, chat, documents"),
+        ({"workload": "dreams"}, "unknown workload 'dreams'; choose from: demo, chat, documents"),
         ({"max_model_len": 4096}, "grows to about 8922 tokens, the context is 4096"),
         ({"history_tokens": 40_000}, "the context is 32768"),
         ({"dataset": Path("x"), "history_tokens": 9}, "--history-tokens is for generated"),

@@ -125,8 +125,11 @@ def test_ways_take_turns_and_the_first_turn_does_not_count():
         (("--blocks", "1,x"), "--blocks '1,x': give numbers above 0, separated by commas"),
         (("--blocks", "0"), "--blocks '0': give numbers above 0"),
         (("--block-tokens", ""), "--block-tokens '': give numbers above 0"),
-        (("--pattern", "sequence,random"), "--pattern 'random' is unknown; there are: sequence, "),
-        (("--device", "tpu"), "--device 'tpu' is unknown; there are: auto, cpu, cuda"),
+        (
+            ("--pattern", "sequence,random"),
+            "--pattern 'random' is unknown; choose from: sequence, ",
+        ),
+        (("--device", "tpu"), "--device 'tpu' is unknown; choose from: auto, cpu, cuda"),
         (("--model", "no/config.json"), "--model no/config.json: cannot be read"),
         (("--json", "/no/such/folder/out.json"), "its folder does not exist or cannot be written"),
         (("--blocks", "1000000000"), "are needed to copy 1000000000 blocks of 4 tokens"),

@@ -121,7 +121,7 @@ def test_the_servers_get_the_environment_of_the_device(monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"preset": "slow"}, "--preset 'slow' is unknown; there are: fast, stress"),
+        ({"preset": "slow"}, "--preset 'slow' is unknown; choose from: fast, stress"),
         ({"users": 0}, "--users 0: give a whole number from 1 to 10,000"),
         ({"turns": -1}, "--turns -1: give a whole number"),
         ({"turns": 2**40}, "--turns 1099511627776: give"),

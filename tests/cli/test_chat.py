@@ -47,7 +47,7 @@ def test_piped_lines_are_answered(environment):
         r">>> exit\n",
         done.stdout,
     ), done.stdout
-    assert done.stderr == "starting vLLM with demo ...\n"
+    assert done.stderr == "starting vLLM with demo (a random model: its answers mean nothing) ...\n"
 
 
 def take_terminal() -> None:
@@ -142,7 +142,7 @@ def test_bytes_and_letters_that_the_terminal_does_not_know_end_nothing(environme
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--mode", "fast"], "unknown mode 'fast'; there are: "),
+        (["--mode", "fast"], "unknown mode 'fast'; choose from: "),
         (["--mode", "vllm", "--cpu-cache", "1"], "mode vllm keeps nothing in host memory"),
         (["--gpu-cache", "0"], "gpu_cache_gb is 0.0; it must be above 0"),
         (["--gpu-cache", "much"], "Invalid value for '--gpu-cache'"),

@@ -49,7 +49,7 @@ def test_help_names_the_commands():
     [
         (
             ("--modes", "vllm,fast"),
-            "unknown mode fast; there are: vllm, vllm-apc, vllm-offload, pensieve",
+            "unknown mode fast; choose from: vllm, vllm-apc, vllm-offload, pensieve",
         ),
         (("--workload", "dreams"), "unknown workload 'dreams'"),
         (("--sessions", "0"), "Invalid value for '--sessions'"),

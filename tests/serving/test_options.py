@@ -13,7 +13,7 @@ from vllm_pensieve.workloads.errors import UsageError
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"mode": "turbo"}, "unknown mode 'turbo'; there are: vllm, vllm-apc"),
+        ({"mode": "turbo"}, "unknown mode 'turbo'; choose from: vllm, vllm-apc"),
         ({"mode": "vllm-offload"}, "compared only"),
         ({"mode": "vllm", "cpu_cache_gb": 1.0}, "mode vllm keeps nothing in host memory"),
         ({"mode": "pensieve-no-swap", "cpu_cache_gb": 1.0}, "keeps nothing in host memory"),
@@ -25,7 +25,7 @@ from vllm_pensieve.workloads.errors import UsageError
         ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5; a whole number"),
         ({"temperature": -0.1}, "temperature is -0.1; it must be 0 or more"),
         ({"model": "a", "model_name": "b"}, "model is 'a' and model_name is 'b'; give one"),
-        ({"gpu_cash_gb": 1}, "unknown option gpu_cash_gb; there are: mode, model, gpu_cache_gb"),
+        ({"gpu_cash_gb": 1}, "unknown option gpu_cash_gb; choose from: mode, model, gpu_cache_gb"),
         (
             {"cpu_cache_gb": 99999},
             r"cpu_cache_gb \(--cpu-cache\) is 99999 GB, and [\d.]+ GB of main",
@@ -36,7 +36,7 @@ from vllm_pensieve.workloads.errors import UsageError
         ),
         ({"seed": 1.5}, "seed is 1.5; a whole number"),
         ({"vllm_options": "--dtype float32"}, "a list of words is expected"),
-        ({"device": "abacus"}, "there are: auto, cpu, cuda, cuda:N"),
+        ({"device": "abacus"}, "choose from: auto, cpu, cuda, cuda:N"),
         ({"model": "/no/such/model"}, "cannot serve model '/no/such/model'"),
         ({"vllm_options": ["--block-sise", "16"]}, "unrecognized arguments: --block-sise"),
     ],

@@ -175,8 +175,8 @@ def test_a_damaged_gzip_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], "is the file empty"),
-        (["", "  "], "is the file empty"),
+        ([], "is empty, or has no line with"),
+        (["", "  "], "is empty, or has no line with"),
         (['{"x": 1}'], "fields of a known format .*; the formats are: pensieve, mooncake, bailian, kvct"),
         ([MOONCAKE[0] | {"hash_ids": []}], "no request has a block"),
         ([MOONCAKE[0] | {"timestamp": "now"}], "no usable mooncake record in it, 1 bad line; line 1"),
@@ -188,7 +188,7 @@ def test_a_file_without_a_usable_record_is_refused(tmp_path, records, message):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(TraceError, match=r"no such file, and no absent_requests\.jsonl beside it"):
+    with pytest.raises(TraceError, match=r"no such file, and no absent_requests\.jsonl next to it"):
         read_trace(tmp_path / "absent")
     with pytest.raises(TraceError, match=r"no file in this folder ends in \.json"):
         read_trace(tmp_path)

@@ -83,7 +83,7 @@ def check_cached_workloads(simulation: Simulation, workloads: Sequence[str]) -> 
     unknown = [name for name in chosen if name not in workloads]
     if unknown:
         raise UsageError(
-            f"the trace has no workload {unknown[0]!r}; there are: {', '.join(workloads)}"
+            f"the trace has no workload {unknown[0]!r}; choose from: {', '.join(workloads)}"
         )
     if "workload-aware-lru" in simulation.policies and not chosen:
         raise UsageError(

@@ -115,9 +115,9 @@ def parse_modes(names: str, host_cache_gib: float | None = None) -> list[Mode]:
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in MODES]
     if unknown:
-        raise UsageError(f"unknown mode {', '.join(unknown)}; there are: {', '.join(MODES)}")
+        raise UsageError(f"unknown mode {', '.join(unknown)}; choose from: {', '.join(MODES)}")
     if not wanted:
-        raise UsageError(f"no mode given; there are: {', '.join(MODES)}")
+        raise UsageError(f"no mode given; choose from: {', '.join(MODES)}")
     if len(set(wanted)) < len(wanted):
         raise UsageError(
             f"a mode is named twice in {names!r}; use --repeat to measure modes several times"

@@ -228,7 +228,9 @@ def _check_sheet(sheet: Path, out: Path) -> None:
 def _spec(options: CompareOptions) -> WorkloadSpec:
     """The workload's preset with the given options in place of its own."""
     if options.workload not in PRESETS:
-        raise UsageError(f"unknown workload {options.workload!r}; there are: {', '.join(PRESETS)}")
+        raise UsageError(
+            f"unknown workload {options.workload!r}; choose from: {', '.join(PRESETS)}"
+        )
     if options.dataset is not None and options.history_tokens is not None:
         raise UsageError(
             "--history-tokens is for generated conversations; with --dataset the file gives the texts"

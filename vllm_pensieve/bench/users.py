@@ -120,7 +120,9 @@ def plan_users(options: UsersOptions) -> ComparePlan:
 def check_users(options: UsersOptions) -> None:
     """Refuse numbers out of range, so that nothing is generated from them. Raises UsageError."""
     if options.preset not in PRESETS:
-        raise UsageError(f"--preset {options.preset!r} is unknown; there are: {', '.join(PRESETS)}")
+        raise UsageError(
+            f"--preset {options.preset!r} is unknown; choose from: {', '.join(PRESETS)}"
+        )
     check_count("--users", options.users, 1, MOST_USERS)
     check_count("--turns", options.turns, 1, MOST_TURNS)
     check_count("--max-new-tokens", options.max_new_tokens, 1, MOST_TOKENS)

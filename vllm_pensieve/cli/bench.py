@@ -107,5 +107,5 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 def chosen(option: str, text: str, known: tuple[str, ...]) -> str:
     """The known name that this text is. Raises UsageError if it is none."""
     if text.strip() not in known:
-        raise UsageError(f"{option} {text!r} is unknown; there are: {', '.join(known)}")
+        raise UsageError(f"{option} {text!r} is unknown; choose from: {', '.join(known)}")
     return text.strip()

@@ -22,5 +22,5 @@ def make_order(
     if name == FifoOrder.name:
         return FifoOrder()
     raise ValueError(
-        f"no eviction policy is called {name!r}; there are {', '.join(EVICTION_POLICIES)}"
+        f"no eviction policy is called {name!r}; choose from: {', '.join(EVICTION_POLICIES)}"
     )

@@ -47,7 +47,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise UsageError(f"unknown mode {self.mode!r}; there are: {', '.join(MODES)}")
+            raise UsageError(f"unknown mode {self.mode!r}; choose from: {', '.join(MODES)}")
         if MODES[self.mode].optional:
             raise UsageError(f"mode {self.mode} is compared only: `pensieve compare --modes ...`")
         if self.gpu_cache_gb is not None:

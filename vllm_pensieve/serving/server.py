@@ -289,7 +289,7 @@ class Server:
         """Tokens of a session so far; UsageError if there is none of this name."""
         if session_id not in self._sessions:
             raise UsageError(
-                f"no session {session_id!r}; there are: {', '.join(self._sessions) or 'none'}"
+                f"no session {session_id!r}; known sessions: {', '.join(self._sessions) or 'none'}"
             )
         return self._sessions[session_id].token_ids
 
@@ -405,7 +405,7 @@ def create_server(
     known = ServerOptions.__dataclass_fields__
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise UsageError(f"unknown option {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise UsageError(f"unknown option {', '.join(unknown)}; choose from: {', '.join(known)}")
     if isinstance(options.get("vllm_options"), str):
         raise UsageError(
             f"vllm_options is {options['vllm_options']!r}; a list of words is expected"

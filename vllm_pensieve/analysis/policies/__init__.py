@@ -32,7 +32,7 @@ FILES = {
 def load_policy(name: str) -> Policy:
     """The policy of this name. UsageError if there is none."""
     if name not in FILES:
-        raise UsageError(f"unknown policy {name!r}; there are: {', '.join(FILES)}")
+        raise UsageError(f"unknown policy {name!r}; choose from: {', '.join(FILES)}")
     policy: Policy = import_module(f"{__name__}.{FILES[name]}").POLICY
     assert policy.name == name, (policy.name, name)
     return policy

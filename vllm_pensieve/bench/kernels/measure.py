@@ -174,7 +174,7 @@ def _describe(problem: Problem) -> str:
 def _device(name: str) -> torch.device:
     """Raises UsageError if there is no such device."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UsageError(f"--device {name!r} is unknown; there are: auto, cpu, cuda, cuda:N")
+        raise UsageError(f"--device {name!r} is unknown; choose from: auto, cpu, cuda, cuda:N")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)

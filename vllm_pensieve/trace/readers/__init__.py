@@ -85,7 +85,7 @@ def find_trace(path: Path) -> Path:
         if candidate.exists():
             return candidate
     raise TraceError(
-        f"{path}: no such file, and no {path.name}{pensieve.REQUESTS_SUFFIX} beside it"
+        f"{path}: no such file, and no {path.name}{pensieve.REQUESTS_SUFFIX} next to it"
     )
 
 
@@ -102,4 +102,4 @@ def _detect(lines: LineReader | FolderReader) -> str:
             f"{lines.path}: no record in it has the fields of a known format (such as hash_ids); the formats are: "
             f"{', '.join(FORMATS)}"
         )
-    raise TraceError(f"{lines.path}: no line in it holds a JSON object; is the file empty?")
+    raise TraceError(f"{lines.path}: is empty, or has no line with a JSON object")
