@@ -38,7 +38,7 @@ Strict = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N.")]
 Repeat = Annotated[
-    int, typer.Option(help="Measure all modes so many times, in turn, and report medians.")
+    int, typer.Option(help="Measure all modes this many times, in turn, and report medians.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of texts, lengths and pauses.")]
 Out = Annotated[

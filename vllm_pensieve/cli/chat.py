@@ -47,7 +47,8 @@ def chat(
 ) -> None:
     """Talk to a model. Lines `stats`, `reset`, `new`, `session NAME`, `help` and `exit` are commands.
 
-    The conversation's KV stays in the cache between its turns. Ctrl-C stops an answer, Ctrl-D leaves.
+    The conversation's KV stays in the cache between its turns. Ctrl-C stops an
+    answer, Ctrl-D leaves.
     """
     run(
         mode=mode,

@@ -73,7 +73,7 @@ def compare(
     ] = None,
     repeat: Annotated[
         int,
-        typer.Option(min=1, help="Measure all modes so many times, in turn, and report medians."),
+        typer.Option(min=1, help="Measure all modes this many times, in turn, and report medians."),
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of texts, lengths and think times.")] = 0,
     sheet: Sheet = None,
@@ -86,9 +86,11 @@ def compare(
 ) -> None:
     """Measure vLLM with and without the plugin on the same conversations.
 
-    Each mode's server runs alone, is driven over HTTP by streaming clients, and is stopped again.
-    Without options the built-in model talks about texts of 8,192 tokens, with memory for all of them;
-    `pensieve demo` is a ready-made comparison with less memory. Ctrl-C stops the servers and keeps what was measured.
+    Each mode's server runs alone, is driven over HTTP by streaming clients, and
+    is stopped again. Without options the built-in model talks about texts of
+    8,192 tokens, with memory for all of them; `pensieve demo` is a ready-made
+    comparison with less memory. Ctrl-C stops the servers and keeps what was
+    measured.
     """
     options = CompareOptions(
         model=model,

@@ -35,7 +35,7 @@ def kernels(
     ] = None,
     dropped_runs: Annotated[
         int,
-        typer.Option(min=0, help="Also measure with so many dropped runs computed again; 0: no."),
+        typer.Option(min=0, help="Also measure with this many dropped runs computed again; 0: no."),
     ] = 2,
     dropped_len: Annotated[int, typer.Option(min=1, help="Tokens of each dropped run.")] = 32,
     block_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a block.")] = 32,
@@ -46,7 +46,8 @@ def kernels(
         str, typer.Option(help="Number format: bfloat16, float16 or float32.")
     ] = "bfloat16",
     iters: Annotated[
-        int, typer.Option(min=1, help="Run everything so many times in turn; medians are reported.")
+        int,
+        typer.Option(min=1, help="Run everything this many times in turn; medians are reported."),
     ] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of keys, values, queries and places.")] = 0,
@@ -63,8 +64,9 @@ def kernels(
 ) -> None:
     """Measure attention of several queries a request over KV blocks that lie anywhere in memory.
 
-    The reference, vLLM's own kernel, FlexAttention and xformers where they can be had, copying the blocks out first,
-    and one query at a time, beside dense attention over contiguous KV, the ideal.
+    The reference, vLLM's own kernel, FlexAttention and xformers where installed,
+    copying the blocks out first, and one query at a time are compared with the
+    ideal: dense attention over contiguous KV.
     """
     if json is not None and not os.access(json.absolute().parent, os.W_OK):
         raise UsageError(f"--json {json}: its folder does not exist or cannot be written")

@@ -43,7 +43,7 @@ def sharegpt(
         int, typer.Option(help="Conversations with fewer turns are left out.")
     ] = ShareGptOptions.min_turns,
     max_turns: Annotated[
-        int | None, typer.Option(help="Longer conversations are cut to so many turns.")
+        int | None, typer.Option(help="Longer conversations are cut to this many turns.")
     ] = ShareGptOptions.max_turns,
     users: Annotated[
         int,
@@ -74,8 +74,8 @@ def sharegpt(
 ) -> None:
     """Replay conversations that people had with a chat model, in each way of serving.
 
-    The users' messages are the recorded ones; of the replies only the lengths are, since the served model
-    answers itself.
+    The users' messages are the recorded ones; of the replies only the lengths
+    are, since the served model answers itself.
     """
     options = ShareGptOptions(
         model=model,
