@@ -12,7 +12,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
-demo: setup ## what the plugin buys, in four minutes; results go to out/demo
+demo: setup ## what the plugin buys, in about five minutes; results go to out/demo
 	$(VENV)/pensieve demo --out out/demo
 
 .PHONY: test

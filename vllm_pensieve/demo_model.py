@@ -51,6 +51,13 @@ CHAT_TEMPLATE = (
 )
 
 
+def named(model: str) -> str:
+    """A model's name for a line of output; of the demo model with a warning of what it says."""
+    return (
+        f"{model} (a random model: its answers mean nothing)" if model == DEMO_MODEL_NAME else model
+    )
+
+
 def resolve_model(name: str) -> str:
     """Return the path of the demo model for the name "demo" (made if missing), and any other name
     unchanged.

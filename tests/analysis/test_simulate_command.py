@@ -178,7 +178,7 @@ def test_costs_follow_a_token_s_depth_whatever_the_block_size(tmp_path):
 
 REFUSED = [
     (("--capacity", "0"), "capacity 0 is less than one block (the trace has 4 unique ones)"),
-    (("--capacity", "1%"), "capacity 1% is less than one block"),
+    (("--capacity", "0%"), "capacity 0% is less than one block"),
     (("--capacity", "-5"), "capacity -5 is less than one block"),
     (("--capacity", "2.5"), "capacity 2.5 is not a whole number of blocks"),
     (

@@ -47,7 +47,7 @@ def test_piped_lines_are_answered(environment):
         r">>> exit\n",
         done.stdout,
     ), done.stdout
-    assert done.stderr == "starting vLLM with demo ...\n"
+    assert done.stderr == "starting vLLM with demo (a random model: its answers mean nothing) ...\n"
 
 
 def take_terminal() -> None:

@@ -134,7 +134,7 @@ def test_a_dataset_is_replayed(asked, spelling):
     ("arguments", "said"),
     [
         ("--mode fast", "unknown --mode 'fast'; choose one of: pensieve, vllm, compare"),
-        ("--mode compare chat", "--mode stands before the command chat"),
+        ("--mode compare chat", "--mode comes before the command chat"),
         ("--interactive --mode compare", "--interactive takes --mode pensieve or vllm"),
         ("--interactive --num-concurrent-users 3", "--num-concurrent-users is for a benchmark"),
         ("--interactive --dataset sharegpt", "--dataset is for a benchmark"),

@@ -175,8 +175,8 @@ def test_a_damaged_gzip_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], "is the file empty"),
-        (["", "  "], "is the file empty"),
+        ([], "is empty, or has no line with"),
+        (["", "  "], "is empty, or has no line with"),
         (['{"x": 1}'], "fields of a known format .*; the formats are: pensieve, mooncake, bailian, kvct"),
         ([MOONCAKE[0] | {"hash_ids": []}], "no request has a block"),
         ([MOONCAKE[0] | {"timestamp": "now"}], "no usable mooncake record in it, 1 bad line; line 1"),

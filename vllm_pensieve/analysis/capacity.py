@@ -24,7 +24,8 @@ def parse_capacities(
 ) -> list[int]:
     """Blocks of each capacity in `5%,10%,4096,10GiB`, ascending; percentages are of the trace's unique blocks.
 
-    Both percentages and sizes in bytes are rounded down to whole blocks. bytes_per_block: KV memory of a block.
+    Both percentages and sizes in bytes are rounded down to whole blocks, percentages to one block at least.
+    bytes_per_block: KV memory of a block.
 
     Raises:
         UsageError: not a list of positive numbers, one is less than a block, or a size in bytes for blocks without one.
@@ -50,7 +51,9 @@ def _parse_capacity(text: str, unique_blocks: int, bytes_per_block: float | None
             f"capacity {text!r} is neither a number of blocks, nor a percentage, nor a size "
             "(such as 5%,10%,4096,10GiB)"
         ) from error
-    if not unit and not text.endswith("%") and number != blocks:
+    if text.endswith("%") and number > 0:
+        blocks = max(blocks, 1)  # as by default: a short trace is not refused
+    elif not unit and number != blocks:
         raise UsageError(f"capacity {text} is not a whole number of blocks")
     if blocks < 1:
         raise UsageError(

@@ -65,7 +65,9 @@ def main(command: typer.Typer = app, name: str | None = "pensieve") -> None:
         if message is None:
             raise
         said = message()
-        status = _refuse(f"{said} (`pensieve COMMAND --help` lists all)") if said else USAGE_STATUS
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "pensieve"
+        status = _refuse(f"{said} (see `{path} --help`)") if said else USAGE_STATUS
     sys.exit(status)
 
 

@@ -59,8 +59,8 @@ def transfers(
 ) -> None:
     """Measure copies of blocks between the KV cache and host memory, and how far loads hide behind computation.
 
-    Speeds are compared with one plain copy of the same bytes in the same run. The memory for it is twice the largest
-    copy on each side.
+    Speeds are compared with one plain copy of the same bytes in the same run. The
+    memory for it is twice the largest copy on each side.
     """
     if json is not None and not os.access(json.absolute().parent, os.W_OK):
         raise UsageError(f"--json {json}: its folder does not exist or cannot be written")

@@ -47,7 +47,8 @@ def chat(
 ) -> None:
     """Talk to a model. Lines `stats`, `reset`, `new`, `session NAME`, `help` and `exit` are commands.
 
-    The conversation's KV stays in the cache between its turns. Ctrl-C stops an answer, Ctrl-D leaves.
+    The conversation's KV stays in the cache between its turns. Ctrl-C stops an
+    answer, Ctrl-D leaves.
     """
     run(
         mode=mode,
@@ -65,6 +66,7 @@ def chat(
 def run(**options: object) -> None:
     """Chat with a server made of these options (ServerOptions). Raises UsageError for what cannot be used."""
     from vllm_pensieve.config import ConfigError
+    from vllm_pensieve.demo_model import named
     from vllm_pensieve.serving import ServerOptions
     from vllm_pensieve.serving.chat import Chat
 
@@ -92,7 +94,7 @@ def run(**options: object) -> None:
         return line
 
     require_vllm()
-    print(f"starting vLLM with {wanted.model} ...", file=sys.stderr, flush=True)
+    print(f"starting vLLM with {named(wanted.model)} ...", file=sys.stderr, flush=True)
     with quiet_start():
         from vllm_pensieve.serving import Server
 

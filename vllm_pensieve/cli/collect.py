@@ -114,8 +114,9 @@ def collect(
 ) -> None:
     """Play workloads into vLLM in this process and record what their prompts share.
 
-    Where vLLM cannot run the model with blocks of some size (on a CPU: other than multiples of 32 tokens), that trace
-    is recorded without it, and the output says so.
+    Where vLLM cannot run the model with blocks of some size (on a CPU: other than
+    multiples of 32 tokens), that trace is recorded without it, and the output
+    says so.
     """
     from rich.console import Console
 

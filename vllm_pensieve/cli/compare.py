@@ -88,9 +88,11 @@ def compare(
 ) -> None:
     """Measure vLLM with and without the plugin on the same conversations.
 
-    Each mode's server runs alone, is driven over HTTP by streaming clients, and is stopped again.
-    Without options the built-in model talks about texts of 8,192 tokens, with memory for all of them;
-    `pensieve demo` is a ready-made comparison with less memory. Ctrl-C stops the servers and keeps what was measured.
+    Each mode's server runs alone, is driven over HTTP by streaming clients, and
+    is stopped again. Without options the built-in model talks about texts of
+    8,192 tokens, with memory for all of them; `pensieve demo` is a ready-made
+    comparison with less memory. Ctrl-C stops the servers and keeps what was
+    measured.
     """
     options = CompareOptions(
         model=model,

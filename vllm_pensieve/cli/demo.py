@@ -27,8 +27,9 @@ def demo(
 ) -> None:
     """Compare vLLM without and with the plugin on five chats about long texts.
 
-    KV memory holds about a quarter of the chats and host memory holds all of them. The built-in model computes in
-    float32, so that the answers of all modes can be compared. `pensieve compare` does the same with options.
+    KV memory holds about a quarter of the chats and host memory holds all of
+    them. The built-in model computes in float32, so that the answers of all modes
+    can be compared. `pensieve compare` does the same with options.
     """
     from vllm_pensieve.bench.demo import make_demo_plan
     from vllm_pensieve.cli.compare import carry_out

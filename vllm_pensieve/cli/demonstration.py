@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllm_pensieve.bench.users import UsersOptions
 from vllm_pensieve.cli.quiet import quiet_start
+from vllm_pensieve.demo_model import named
 
 if TYPE_CHECKING:
     from vllm_pensieve.serving import Server
@@ -36,7 +37,7 @@ def show(plan: Demonstration) -> int:
     )
     for note in plan.notes:
         _say(note)
-    _say(f"starting vLLM with {plan.options.model} ...")
+    _say(f"starting vLLM with {named(plan.options.model)} ...")
     begun_s = time.monotonic()
     with quiet_start():
         from vllm_pensieve.serving import Server

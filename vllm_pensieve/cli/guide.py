@@ -125,8 +125,10 @@ def guide(
 ) -> None:
     """Serve conversations with vLLM: keep a conversation's KV between its turns, and measure what that gains.
 
-    The options below stand without a command: they chat (--interactive), show sessions and what the cache does for
-    them (--mode pensieve or vllm), or run a benchmark, of users or of a data set. What follows a -- is for vLLM.
+    The options below are for use without a command: they start a chat
+    (--interactive), show sessions and what the cache does for them (--mode
+    pensieve or vllm), or run a benchmark of users or of a data set. What follows
+    -- is for vLLM.
     """
     given = {
         name: value
@@ -164,7 +166,9 @@ def _default_model() -> str:
             why = "is not available here"
         else:
             return GUIDE_MODEL
-    _say(f"model: demo, since the guide's default, {GUIDE_MODEL}, {why}; --model names another")
+    _say(
+        f"model: demo, since the guide's default, {GUIDE_MODEL}, {why}; choose another with --model"
+    )
     return "demo"
 
 

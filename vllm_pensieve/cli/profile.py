@@ -80,8 +80,9 @@ def profile(
 ) -> None:
     """Measure what it costs to compute tokens again, by context length, and how fast blocks are copied.
 
-    A server with the same model, number format and device takes the newest such profile by itself (setting
-    `cost_profile`). --check exits with status 1 if a prediction is off by more than 15 %.
+    A server with the same model, number format and device takes the newest such
+    profile by itself (setting `cost_profile`). --check exits with status 1 if a
+    prediction is off by more than 15 %.
     """
     from vllm_pensieve.bench.profile import Plan, contexts_up_to
     from vllm_pensieve.bench.timed_engine import (

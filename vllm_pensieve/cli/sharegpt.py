@@ -74,8 +74,8 @@ def sharegpt(
 ) -> None:
     """Replay conversations that people had with a chat model, in each way of serving.
 
-    The users' messages are the recorded ones; of the replies only the lengths are, since the served model
-    answers itself.
+    The users' messages are the recorded ones; of the replies only the lengths
+    are, since the served model answers itself.
     """
     options = ShareGptOptions(
         model=model,

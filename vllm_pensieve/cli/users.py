@@ -72,8 +72,8 @@ def users(
 ) -> None:
     """Serve users who talk at the same time, in each way of serving, and compare by class of user.
 
-    A third of them is HOT, a third WARM, a third COLD, what is left over goes to the hotter classes; one
-    user alone is WARM.
+    A third of them is HOT, a third WARM, a third COLD, what is left over goes to
+    the hotter classes; one user alone is WARM.
     """
     options = UsersOptions(
         model=model,

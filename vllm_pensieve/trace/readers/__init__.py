@@ -102,4 +102,4 @@ def _detect(lines: LineReader | FolderReader) -> str:
             f"{lines.path}: no record in it has the fields of a known format (such as hash_ids); the formats are: "
             f"{', '.join(FORMATS)}"
         )
-    raise TraceError(f"{lines.path}: no line in it holds a JSON object; is the file empty?")
+    raise TraceError(f"{lines.path}: is empty, or has no line with a JSON object")
