@@ -29,8 +29,8 @@ def advice(trace: Trace, results: Sequence[Result], bytes_per_block: float | Non
     enough = _smallest(results, MOST * trace.infinite_hits)
     reached = (
         f"With {size(enough.capacity_blocks, bytes_per_block)}, GPU and host memory together, {NAMES[enough.policy]} "
-        f"hits {enough.hits_any / trace.accesses:.1%} of blocks, of {most:.1%} that a cache without limit would; more "
-        "memory gains little."
+        f"hits {enough.hits_any / trace.accesses:.1%} of blocks, out of the {most:.1%} that a cache without "
+        "limit would hit; more memory gains little."
     )
     return f"{reached} {_below(results, enough.capacity_blocks, bytes_per_block)}"
 
@@ -46,9 +46,9 @@ def _below(results: Sequence[Result], enough: int, bytes_per_block: float | None
     scarce = [r for r in results if r.policy == OURS and r.capacity_blocks < enough]
     best = min(scarce, key=lambda result: result.cost_vs_lru, default=None)
     if best is None or best.cost_vs_lru >= BETTER:
-        return "Where there is less, retention value with recovery saves little over LRU."
+        return "With less memory, retention value with recovery saves little compared with LRU."
     return (
-        f"Where there is less, retention value with recovery saves up to {1 - best.cost_vs_lru:.0%} of what LRU must "
+        f"With less memory, retention value with recovery saves up to {1 - best.cost_vs_lru:.0%} of what LRU must "
         f"compute (at {size(best.capacity_blocks, bytes_per_block)})."
     )
 

@@ -149,7 +149,7 @@ def _policy_matrix(
         cells.setdefault(result.policy, []).append(f"{hits:.1%}\n{cost:.1f}")
     headings = ["policy"]
     for blocks in capacities:
-        text = f"{blocks:,} blocks\n{blocks / stats.trace.unique_blocks:.0%} of unique"
+        text = f"{counted(blocks, 'block')}\n{blocks / stats.trace.unique_blocks:.0%} of unique"
         headings.append(
             text if bytes_per_block is None else f"{text}, {gib(blocks, bytes_per_block)} GiB"
         )
