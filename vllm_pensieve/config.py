@@ -138,6 +138,20 @@ class PensieveConfig:
         return cls(**settings)
 
 
+def read_switch(environment: Mapping[str, str]) -> bool | None:
+    """Whether VLLM_PENSIEVE switches the plugin on or off; None if it says nothing.
+
+    Raises:
+        ConfigError: it has another value.
+    """
+    switch = environment.get(SWITCH, "").strip()
+    if switch not in ("", "0", "1"):
+        raise ConfigError(
+            f"pensieve: {SWITCH}={switch!r} is not understood; allowed: 1 (on), 0 (off), or unset."
+        )
+    return None if switch == "" else switch == "1"
+
+
 def switched_on(
     additional_config: Mapping[str, Any] | None, environment: Mapping[str, str] | None = None
 ) -> PensieveConfig | None:
@@ -152,18 +166,14 @@ def switched_on(
         ConfigError: the switch, the file, the JSON, a key or a value cannot be used.
     """
     environment = os.environ if environment is None else environment
-    switch = environment.get(SWITCH, "").strip()
-    if switch not in ("", "0", "1"):
-        raise ConfigError(
-            f"pensieve: {SWITCH}={switch!r} is not understood; allowed: 1 (on), 0 (off), or unset."
-        )
+    switch = read_switch(environment)
     own = (additional_config or {}).get(ADDITIONAL_CONFIG_KEY)
     if own is not None and not isinstance(own, Mapping):
         raise ConfigError(
             f"pensieve: additional_config[{ADDITIONAL_CONFIG_KEY!r}] is {own!r}; a JSON object of settings is "
             "expected, {} for the defaults."
         )
-    if switch == "0" or (switch == "" and own is None):
+    if switch is False or (switch is None and own is None):
         return None
     return PensieveConfig.from_mapping(
         read_settings(environment.get(SETTINGS, ""), SETTINGS) | dict(own or {})

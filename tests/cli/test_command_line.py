@@ -272,6 +272,15 @@ def test_settings_are_given_as_json_or_as_a_file(tmp_path):
     assert serve_environment({}, None) == {"VLLM_PENSIEVE": "1"}
 
 
+def test_what_keeps_the_plugin_off_counts_for_serve_too():
+    off = {"VLLM_PENSIEVE": "0"}
+    assert serve_environment(off, None) == off
+    with pytest.raises(UsageError, match="VLLM_PENSIEVE=0 keeps the plugin off"):
+        serve_environment(off, None, host_cache_gib=1.0)
+    with pytest.raises(UsageError, match="VLLM_PENSIEVE='2' is not understood"):
+        serve_environment({"VLLM_PENSIEVE": "2"}, None)
+
+
 def test_the_size_of_the_host_tier_is_an_option_of_its_own():
     inherited = {"VLLM_PENSIEVE_CONFIG": '{"recovery": false}'}
     environment = serve_environment(inherited, None, host_cache_gib=2.5)

@@ -24,6 +24,7 @@ from vllm_pensieve.config import (
     ConfigError,
     PensieveConfig,
     read_settings,
+    read_switch,
     vllm_cache_settings,
 )
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, resolve_model
@@ -116,12 +117,19 @@ def serve_environment(
 ) -> dict[str, str]:
     """Return `base` with the plugin on and its settings, if given; `host_cache_gib` is one of them.
 
-    options: vLLM's, which may hold settings as well.
+    options: vLLM's, which may hold settings as well. Where `base` keeps the plugin off (VLLM_PENSIEVE=0), it stays off.
 
     Raises UsageError if settings cannot be read, contradict each other, or the plugin would refuse them.
     """
     source = SETTINGS if config is None else "--pensieve-config"
     try:
+        if read_switch(base) is False:
+            if config is not None or host_cache_gib is not None:
+                raise UsageError(
+                    f"{SWITCH}=0 keeps the plugin off, and --pensieve-config and --host-cache are settings of it; "
+                    "leave one or the other out"
+                )
+            return base | vllm_cache_settings(base)
         settings = read_settings(base.get(SETTINGS, "") if config is None else config, source)
         of_vllm = _settings_for_vllm(options)
         if host_cache_gib is not None:
