@@ -74,3 +74,17 @@ def test_text_has_exactly_the_length_asked_for(characters):
         assert len(text) == characters, seed
         assert text.isascii()
         assert text == text.strip()
+
+
+def test_what_a_chat_template_adds_to_a_message_is_counted(tmp_path):
+    from tests.engine.models import save_tokenizer
+    from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
+
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    save_tokenizer(tmp_path)
+    for length, expected in ((0, MESSAGE_OVERHEAD_TOKENS), (50, 51)):
+        template = "{% for m in messages %}" + "x" * length + "{{ m['content'] }}{% endfor %}"
+        (tmp_path / "chat_template.jinja").write_text(template)
+        assert token_counter(str(tmp_path)).message_overhead_tokens == expected
+    (tmp_path / "chat_template.jinja").unlink()
+    assert token_counter(str(tmp_path)).message_overhead_tokens == MESSAGE_OVERHEAD_TOKENS

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
-from vllm_pensieve.bench.options import MESSAGE_OVERHEAD_TOKENS, RunOptions, Workload, check_run
+from vllm_pensieve.bench.options import RunOptions, Workload, check_run
 from vllm_pensieve.bench.options import plan_run as plan_of
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
 from vllm_pensieve.workloads.conversations import WorkloadSpec, generate_conversations
-from vllm_pensieve.workloads.tokens import token_counter
+from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
 
 MODES = "vllm,vllm-apc,pensieve"
 CHATS = WorkloadSpec(

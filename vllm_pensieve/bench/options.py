@@ -26,10 +26,8 @@ from vllm_pensieve.workloads.conversations import (
 from vllm_pensieve.workloads.dataset import DatasetLimits, DatasetSample, sample_dataset
 from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.sharegpt import load_chats
-from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
+from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, TokenCounter, token_counter
 
-MESSAGE_OVERHEAD_TOKENS = 16
-"""Room left for what a chat template adds to a message."""
 CONTEXT_STEP_TOKENS = 1024
 DATASET_CONTEXT_TOKENS = 16384
 """Longest conversation taken from a dataset when `--max-model-len` is not given."""
@@ -81,6 +79,8 @@ class Workload:
     """Tokens that a sequence may have at most; None: the model's context."""
     notes: tuple[str, ...] = ()
     """What is otherwise than asked for, a line each."""
+    message_overhead_tokens: int = MESSAGE_OVERHEAD_TOKENS
+    """Room for what the model's chat template adds to a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,7 @@ def make_plan(options: CompareOptions) -> ComparePlan:
         description | {"think_time_s": spec.think_time_s},
         "use fewer --turns, a smaller --history-tokens or --output-tokens"
         + (", or a larger --max-model-len" if options.max_model_len else ""),
+        message_overhead_tokens=counter.message_overhead_tokens,
     )
     return plan_run(options, memory, workload)
 
@@ -189,9 +190,11 @@ def default_kv_cache_gib() -> float | None:
     return CPU_KV_CACHE_GIB if is_cpu_build() else None
 
 
-def rounded_context(conversations: Sequence[Conversation]) -> int:
+def rounded_context(
+    conversations: Sequence[Conversation], message_overhead_tokens: int = MESSAGE_OVERHEAD_TOKENS
+) -> int:
     """Return the context in tokens that a server needs for these conversations, rounded up."""
-    needed = needed_context_tokens(conversations, MESSAGE_OVERHEAD_TOKENS)
+    needed = needed_context_tokens(conversations, message_overhead_tokens)
     return -(-needed // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
 
 
@@ -258,7 +261,7 @@ def _from_dataset(
         output_tokens=options.output_tokens,
         think_time_s=spec.think_time_s,
         max_context_tokens=dataset_context(options),
-        message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
+        message_overhead_tokens=counter.message_overhead_tokens,
     )
     dataset = load_chats(str(path), options.strict)
     sample = sample_dataset(dataset, limits, options.seed, counter.count)
@@ -272,15 +275,13 @@ def _from_dataset(
 
 
 def _max_model_len(options: RunOptions, workload: Workload) -> int:
-    needed = needed_context_tokens(workload.conversations, MESSAGE_OVERHEAD_TOKENS)
-    limit = (
-        options.max_model_len
-        or context_limit(options.model)
-        or rounded_context(workload.conversations)
-    )
+    overhead = workload.message_overhead_tokens
+    needed = needed_context_tokens(workload.conversations, overhead)
+    rounded = rounded_context(workload.conversations, overhead)
+    limit = options.max_model_len or context_limit(options.model) or rounded
     limit = min(limit, workload.longest_sequence or limit)
     if needed > limit:
         raise UsageError(
             f"a conversation grows to about {needed} tokens, the context is {limit}; {workload.shorten}"
         )
-    return options.max_model_len or min(rounded_context(workload.conversations), limit)
+    return options.max_model_len or min(rounded, limit)

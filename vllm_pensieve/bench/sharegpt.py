@@ -18,7 +18,6 @@ from vllm_pensieve.bench.checks import (
 from vllm_pensieve.bench.fit import longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
 from vllm_pensieve.bench.options import (
-    MESSAGE_OVERHEAD_TOKENS,
     RunOptions,
     Workload,
     check_run,
@@ -67,8 +66,8 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, MEMORY)
     asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
     longest, _ = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
-    limits = _limits(options, longest)
     counter = token_counter(options.model)
+    limits = _limits(options, longest, counter.message_overhead_tokens)
     dataset, dataset_notes = _dataset(options, counter)
     sample = sample_dataset(dataset, limits, options.seed, counter.count)
     conversations = sample.conversations
@@ -88,6 +87,7 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
             "think_time_s": options.request_interval_s,
         },
         shorten="use a smaller --max-turns or --max-new-tokens",
+        message_overhead_tokens=limits.message_overhead_tokens,
         longest_sequence=longest,
         notes=(*memory_notes, *dataset_notes),
     )
@@ -110,7 +110,9 @@ def _check(options: ShareGptOptions) -> None:
         )
 
 
-def _limits(options: ShareGptOptions, longest: int | None) -> DatasetLimits:
+def _limits(
+    options: ShareGptOptions, longest: int | None, message_overhead_tokens: int
+) -> DatasetLimits:
     context = dataset_context(options)
     return DatasetLimits(
         sessions=options.num_conversations,
@@ -118,7 +120,7 @@ def _limits(options: ShareGptOptions, longest: int | None) -> DatasetLimits:
         output_tokens=None,
         think_time_s=options.request_interval_s,
         max_context_tokens=min(context, longest or context),
-        message_overhead_tokens=MESSAGE_OVERHEAD_TOKENS,
+        message_overhead_tokens=message_overhead_tokens,
         min_turns=options.min_turns,
         max_output_tokens=reply_tokens(options.max_new_tokens, 0) or None,
     )

@@ -18,7 +18,6 @@ from vllm_pensieve.bench.checks import (
 from vllm_pensieve.bench.fit import fit_turns, longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
 from vllm_pensieve.bench.options import (
-    MESSAGE_OVERHEAD_TOKENS,
     RunOptions,
     Workload,
     check_run,
@@ -27,7 +26,7 @@ from vllm_pensieve.bench.options import (
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.workloads.conversations import WorkloadSpec
 from vllm_pensieve.workloads.errors import UsageError
-from vllm_pensieve.workloads.tokens import token_counter
+from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
 from vllm_pensieve.workloads.users import User, generate_users
 
 INPUT_TOKENS = 38

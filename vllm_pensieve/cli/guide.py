@@ -138,7 +138,7 @@ def guide(
     if context.invoked_subcommand is not None:
         if given:
             raise UsageError(
-                f"{_option(next(iter(given)))} stands before the command {context.invoked_subcommand}; "
+                f"{_option(next(iter(given)))} comes before the command {context.invoked_subcommand}; "
                 "put options after the command, or leave the command out"
             )
         return

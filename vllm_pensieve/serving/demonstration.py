@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from vllm_pensieve.bench.fit import fit_turns, longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, carried, choose_memory
 from vllm_pensieve.bench.model_files import window_options
-from vllm_pensieve.bench.options import MESSAGE_OVERHEAD_TOKENS, check_run
+from vllm_pensieve.bench.options import check_run
 from vllm_pensieve.bench.plan import GB, GIB
 from vllm_pensieve.bench.users import PRESETS, UsersOptions, check_users, users_spec
 from vllm_pensieve.serving.options import ServerOptions
 from vllm_pensieve.serving.server import InputTooLong, Reply, Server
 from vllm_pensieve.workloads.conversations import Conversation, Turn, WorkloadSpec
 from vllm_pensieve.workloads.text import write_text
-from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
+from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, TokenCounter, token_counter
 
 SESSIONS = 3
 QUESTIONS = (
