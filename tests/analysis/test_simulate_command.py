@@ -163,7 +163,7 @@ def test_capacities_in_gib_are_what_fits_into_them(tmp_path):
 
 
 def test_costs_follow_a_token_s_depth_whatever_the_block_size(tmp_path):
-    """The same prompts in blocks of 512 and of 128 tokens: what is missed costs about as much beside everything."""
+    """The same prompts in blocks of 512 and of 128 tokens: what is missed costs about the same share of everything."""
     shares = []
     for tokens in (512, 128):
         count = 64 * 512 // tokens

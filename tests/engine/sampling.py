@@ -1,4 +1,4 @@
-"""Ways to sample that stock vLLM answers alike every time: what a request may ask for beside greedy tokens."""
+"""Ways to sample that stock vLLM answers alike every time: what a request may ask for besides greedy tokens."""
 
 from collections.abc import Callable
 

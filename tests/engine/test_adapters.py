@@ -1,4 +1,4 @@
-"""Whose KV is it: adapters and cache salts share nothing, in GPU memory, in host memory and behind holes."""
+"""Whose KV is it: adapters and cache salts share nothing, in GPU memory, in host memory and after holes."""
 
 import pytest
 

@@ -90,7 +90,7 @@ def test_pieces_that_end_at_a_block_s_edge(make_world, steps_in_flight, runner, 
 @every_kind
 @pytest.mark.parametrize("host_blocks", [0, 60])
 def test_sessions_among_other_traffic(make_world, steps_in_flight, runner, host_blocks):
-    """What a session dropped is found by nobody, also after it has been in host memory and behind holes."""
+    """What a session dropped is found by nobody, also after it has been in host memory and after holes."""
     from tests.scheduler.world import tokens
 
     world = make_world(
