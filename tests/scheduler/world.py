@@ -100,6 +100,7 @@ class World:
         cache_group: KVCacheSpec | None = None,
         connector: KVTransferConfig | None = None,
         host_blocks: int = 0,
+        loads_per_step: int | None = None,
         kv_events: bool = False,
     ) -> None:
         init_none_hash(sha256)
@@ -113,6 +114,8 @@ class World:
             )
             host_bytes = host_blocks * block_bytes(of_worker)
             settings = {"host_cache_gib": host_bytes / 2**30} | (settings or {})
+            if loads_per_step is None:
+                settings = {"load_ms_per_step": 0.0} | settings
         config = VllmConfig(
             model_config=ModelConfig(
                 model=str(model), dtype="float32", max_model_len=MAX_MODEL_TOKENS, seed=0
@@ -152,8 +155,10 @@ class World:
         self.host = None
         if host_blocks:
             worker = PensieveConnector(config, KVConnectorRole.WORKER, of_worker)
-            told = {(0, 0): worker.get_handshake_metadata()}
-            self.scheduler.connector.set_xfer_handshake_metadata_pp_aware(told)
+            told = worker.get_handshake_metadata()
+            if loads_per_step is not None:  # in the default of 20 ms
+                told.load_bytes_per_s = loads_per_step * block_bytes(of_worker) / 0.02 * 1.001
+            self.scheduler.connector.set_xfer_handshake_metadata_pp_aware({(0, 0): told})
             self.host = FakeHostMemory(self.device, worker.num_slots)
         self.steps_in_flight = steps_in_flight
         self.in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()

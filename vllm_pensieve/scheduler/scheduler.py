@@ -193,6 +193,10 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         )
         restoring = self.restoring.get(request.request_id)
         if restoring is not None:
+            if request.status != RequestStatus.RUNNING and not self.kv_cache_manager.may_load(
+                restoring
+            ):
+                return 0  # the next step
             num_new_tokens = restoring.clip(num_computed_tokens, num_new_tokens)
             if request.status == RequestStatus.RUNNING:  # it has the blocks for it already
                 self.kv_cache_manager.hash_chunk(request, restoring)
@@ -263,6 +267,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
     @override
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         self._clock.tick()
+        self._begin_loads()
         return super().schedule(*args, **kwargs)
 
     # -- statistics

@@ -42,6 +42,7 @@ class Swapper(BlockWatcher):
         # Slot -> block: a copy may give way to another in the step that plans it.
         self._stores: dict[int, int] = {}
         self._loads: dict[int, int] = {}  # block -> slot
+        self._prefetches: dict[int, int] = {}  # block -> slot
 
     # -- what happens to blocks of the GPU pool
 
@@ -84,7 +85,7 @@ class Swapper(BlockWatcher):
     @override
     def overwritten(self, block_id: int) -> None:
         # A step admits requests after it has preempted others, so what it loads is in use until it is built.
-        assert block_id not in self._loads, block_id
+        assert block_id not in self._loads and block_id not in self._prefetches, block_id
         self._no_longer_dirty(block_id)
         self._dirty.forget(block_id)
 
@@ -137,7 +138,17 @@ class Swapper(BlockWatcher):
         assert block_id not in self._loads, block_id
         self._loads[block_id] = slot
 
+    def prefetch(self, slot: int, block_id: int) -> None:
+        """Copy a held slot into a block that no step reads before the next one."""
+        assert block_id not in self._prefetches, block_id
+        self._prefetches[block_id] = slot
+
     # -- the step is built
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether loads that a later step reads are part of the step being built."""
+        return bool(self._prefetches)
 
     @property
     def dirty_blocks(self) -> int:
@@ -150,12 +161,13 @@ class Swapper(BlockWatcher):
         plan = SwapPlan(
             tuple((block_id, slot) for slot, block_id in self._stores.items()),
             tuple((slot, block_id) for block_id, slot in self._loads.items()),
+            tuple((slot, block_id) for block_id, slot in self._prefetches.items()),
             tuple(ahead_of_time),
         )
-        self.host.release(self._loads.values())
-        self._stores, self._loads = {}, {}
+        self.host.release((*self._loads.values(), *self._prefetches.values()))
+        self._stores, self._loads, self._prefetches = {}, {}, {}
         self.stored_blocks += len(plan.stores) + len(plan.ahead)
-        self.loaded_blocks += len(plan.loads)
+        self.loaded_blocks += len(plan.loads) + len(plan.prefetches)
         return plan
 
     def _store_ahead(self, count: int) -> list[tuple[int, int]]:
