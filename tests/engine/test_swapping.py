@@ -59,6 +59,34 @@ def test_resident_swapped_recovered_and_new_in_one_prompt(served, prompt, assert
     assert now["recovered"] - before["recovered"] == 4 * 32
 
 
+@pytest.mark.parametrize("loads_per_step", [1, 4])
+def test_copies_of_a_prompt_are_made_in_stages_while_others_decode(
+    served, prompt, assert_equal, monkeypatch, loads_per_step
+):
+    from tests.engine.served import tokens
+
+    monkeypatch.setattr(served.scheduler, "_loads_per_step", loads_per_step)
+    served.serve([prompt])
+    push_out(served)
+    other_prompt = tokens(40, seed=77)
+    other = served.add(other_prompt, output_tokens=80)
+    served.step()
+    before = served.prompt_tokens
+    name = served.add(prompt)
+    steps = 0
+    while not steps or served.scheduler.restoring:
+        served.step()
+        steps += 1
+    now = served.prompt_tokens
+    swapped, recovered = (now[s] - before[s] for s in ("swapped", "recovered"))
+    assert swapped + recovered == 672 and recovered >= 32
+    assert steps > swapped // 32 // loads_per_step
+    outputs = served.drain()
+    assert_equal(outputs[name], prompt)
+    assert_equal(outputs[other], other_prompt)
+    served.assert_nothing_left()
+
+
 def forget(served, prompt, indexes):
     host = served.scheduler.swapper.host
     host.discard([host.find(served.keys(prompt)[index]) for index in indexes])
