@@ -17,22 +17,19 @@ import gc
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tests.engine import environment
+from vllm_pensieve.testing import environment
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.request import Request
 
-    from tests.scheduler.world import World
+    from vllm_pensieve.testing.world import World
 
 HISTORY_TOKENS = 400
 STEPS_A_TURN = 20
@@ -107,7 +104,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args()
     environment.apply()
-    from tests.engine.models import make_llama
+    from vllm_pensieve.testing.models import make_llama
 
     with tempfile.TemporaryDirectory() as folder:
         sides = make_sides(make_llama(Path(folder)), options.running, options.idle)
@@ -131,14 +128,13 @@ def take_turns(sides: list[Side], steps: int) -> None:
 
 
 def make_sides(model: Path, running: int, idle: int) -> list[Side]:
-    from tests.scheduler import world as worlds
-    from tests.scheduler.world import World, stock_scheduler
+    from vllm_pensieve.testing.world import World, stock_scheduler
 
-    worlds.BLOCK_TOKENS = BLOCK_TOKENS
     sessions = running + idle
     blocks = (running + idle // 2) * BLOCKS_A_SESSION * 3 // 4
     common: dict[str, Any] = {
         "blocks": blocks,
+        "block_tokens": BLOCK_TOKENS,
         "max_requests": running,
         "settings": {"step_cost_tokens": 128},
     }

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = {
     "vocab_size": 264,
@@ -154,7 +155,7 @@ def save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _save(folder: Path, model_class: type, config) -> Path:
+def _save(folder: Path, model_class: Any, config: Any) -> Path:
     import torch
 
     torch.manual_seed(3)
@@ -163,7 +164,7 @@ def _save(folder: Path, model_class: type, config) -> Path:
     return folder
 
 
-def _byte_tokenizer():
+def _byte_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
