@@ -24,11 +24,12 @@ SHAPE = {
 }
 
 
-def make_llama(folder: Path) -> Path:
+def make_llama(folder: Path, context_tokens: int = 4096) -> Path:
     """Full attention in all layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return _save(folder, LlamaForCausalLM, LlamaConfig(**SHAPE))
+    shape = SHAPE | {"max_position_embeddings": context_tokens}
+    return _save(folder, LlamaForCausalLM, LlamaConfig(**shape))
 
 
 def make_sliding_window_mistral(folder: Path, window_tokens: int) -> Path:

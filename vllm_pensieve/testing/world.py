@@ -52,17 +52,6 @@ def stock_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
     return cls(vllm_config=vllm_config, **kwargs)
 
 
-def with_overrides(**methods: Callable[..., Any]) -> Callable[..., Scheduler]:
-    """A factory of pensieve's scheduler with some hooks replaced."""
-
-    def make(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
-        scheduler = make_scheduler(vllm_config, **kwargs)
-        scheduler.__class__ = type("Overridden", (type(scheduler),), methods)
-        return scheduler
-
-    return make
-
-
 class World:
     """Every step is computed when it is scheduled; its output comes back `steps_in_flight - 1` steps later.
 
