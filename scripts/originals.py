@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vllm_pensieve.bench.machine import describe_machine, describe_versions
+from vllm_pensieve.machine import describe_machine, describe_versions
 from vllm_pensieve.testing.originals.guide_lines import GUIDE_LINES
 from vllm_pensieve.testing.originals.lines import Line, run_line
 from vllm_pensieve.testing.originals.models import make_models

@@ -15,7 +15,7 @@ from step_time_attribution import ELSEWHERE, FUNCTIONS
 from step_time_session import BLOCK_TOKENS, CASES
 from step_time_sides import BASES, SIDES
 
-from vllm_pensieve.bench.machine import describe_machine, describe_versions
+from vllm_pensieve.machine import describe_machine, describe_versions
 
 SCHEMA = 2
 BUSY = 1.05
