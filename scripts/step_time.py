@@ -4,6 +4,7 @@
     python scripts/step_time.py [--running 200] [--idle 2000] [--steps 1000] [--json OUT]
     python scripts/step_time.py --attribute [--running 200] [--idle 2000] [--steps 1000] [--json OUT]
     python scripts/step_time.py --context 8192,32768,131072 [--repeats 5] [--json OUT]
+    python scripts/step_time.py --attribute --context 8192,32768,131072      # both
 
 Four sides, each in a process of its own: stock vLLM, stock vLLM with a KV connector that does nothing (the fair
 comparison for a host tier, which needs vLLM's connector path), the plugin, and the plugin with a host tier. They take
@@ -15,7 +16,7 @@ holds the running ones and half of the idle ones, so that blocks are evicted all
 session returns with its history and a new message. The sides take turns of twenty steps.
 
 --attribute: the same conversations, with clocks around functions that run a few times a step. The clocks cost time
-themselves, so the whole step takes longer than without them; compare sides, not runs.
+themselves, so a whole step takes longer than without them: compare the sides of one table.
 
 --context: one session of so many tokens, alone in its scheduler, in blocks of 16 tokens and with 8,192 tokens a step.
 It comes for the first time, with memory empty and with memory full; it returns when all of it is in memory, half, and
@@ -39,17 +40,18 @@ STEPS_A_TURN = 20
 def main() -> None:
     options = parse()
     processes = {side: SideProcess(side) for side in SIDES}
+    sections = []
+    if not (options.attribute or options.context):
+        sections.append(report.of_steps(measure_steps(processes, options), options))
+    if options.attribute:
+        sections.append(report.of_attribution(attribute_steps(processes, options), options))
     if options.context:
-        section = report.of_sessions(measure_sessions(processes, options))
-    elif options.attribute:
-        section = report.of_attribution(attribute_steps(processes, options), options)
-    else:
-        section = report.of_steps(measure_steps(processes, options), options)
+        sections.append(report.of_sessions(measure_sessions(processes, options)))
     for process in processes.values():
         process.close()
-    print(section.text)
+    print("\n\n".join(section.text for section in sections))
     if options.json:
-        report.write_json(options.json, section, options)
+        report.write_json(options.json, sections, options)
 
 
 def parse() -> argparse.Namespace:
@@ -61,9 +63,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=at_least(4), default=1000, help="measured steps of each side"
     )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--attribute", action="store_true", help="where the time of a step goes")
-    what.add_argument(
+    parser.add_argument("--attribute", action="store_true", help="where the time of a step goes")
+    parser.add_argument(
         "--context", type=contexts, metavar="TOKENS,...", help="one returning session, so long"
     )
     parser.add_argument(

@@ -68,8 +68,10 @@ class _Side:
     attribution: Attribution
 
     def __init__(self, side: str, folder: Path) -> None:
+        # All sides import what takes seconds at the same time, before any is asked for something that is timed.
         import transformers
-        import vllm.v1.core.sched.scheduler  # noqa: F401 - all sides import it at the same time, before any is asked
+
+        import vllm_pensieve.testing.world  # noqa: F401
 
         transformers.utils.logging.disable_progress_bar()
         self.side = side

@@ -28,22 +28,21 @@ Sessions = dict[int, dict[str, list[Cases]]]
 
 @dataclass(frozen=True)
 class Section:
-    """What was measured: its name and figures in the JSON, and its tables as text."""
+    """A part of what was measured: its name and figures in the JSON, and its tables as text."""
 
     name: str
     figures: Any
     text: str
 
 
-def write_json(path: Path, section: Section, options: argparse.Namespace) -> None:
+def write_json(path: Path, sections: Sequence[Section], options: argparse.Namespace) -> None:
     """All figures with what they were measured on and with."""
     content = {
         "schema": SCHEMA,
         "machine": describe_machine(),
         "versions": describe_versions(),
         "options": {name: value for name, value in vars(options).items() if name != "json"},
-        section.name: section.figures,
-    }
+    } | {section.name: section.figures for section in sections}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -78,7 +77,7 @@ def of_steps(times: dict[str, list[tuple[float, float]]], options: argparse.Name
         rows.append([side, *cells])
     heads = ["ms a step", "p50", "p99"]
     for base in BASES[HEAVIEST]:
-        heads += [f"p50 / {base}", "in quarters of the run", "CPU"]
+        heads += [f"p50 / {base}", "in quarters of the run", "CPU time"]
     title = f"{options.running:,} running, {options.idle:,} idle sessions, {options.steps:,} steps of each side"
     return Section("steps", figures, f"{title}\n\n{_table(heads, rows)}{_disturbed(times)}")
 
@@ -195,6 +194,7 @@ def _context_figures(context: int, of_sides: dict[str, list[Cases]]) -> dict[str
             middle = {name: statistics.median(r[name] for r in repeats) for name in repeats[0]}
             of_side = by_side[side] = {
                 "whole_ms": 1e3 * middle["whole_s"],
+                "whole_cpu_ms": 1e3 * middle["cpu_s"],
                 "longest_schedule_ms": 1e3 * middle["longest_schedule_s"],
                 "us_a_block": 1e6 * middle["whole_s"] / blocks,
                 "steps": middle["steps"],
@@ -205,15 +205,15 @@ def _context_figures(context: int, of_sides: dict[str, list[Cases]]) -> dict[str
             for base in BASES.get(side, ()):
                 of_side[f"against {base}"] = {
                     f"{name}_ratio": of_side[f"{name}_ms"] / by_side[base][f"{name}_ms"]
-                    for name in ("whole", "longest_schedule")
+                    for name in ("whole", "whole_cpu", "longest_schedule")
                 }
     return {"context_tokens": context, "blocks": blocks, "cases": cases}
 
 
 def _context_text(of_context: dict[str, Any]) -> str:
-    heads = ["", "", "resident", "swapped", "steps", "us a block", "whole request, ms"]
-    heads += [f"/ {base}" for base in BASES[HEAVIEST]]
-    heads += ["longest schedule, ms", *(f"/ {base}" for base in BASES[HEAVIEST])]
+    bases = [f"/ {base.removeprefix('stock, ')}" for base in BASES[HEAVIEST]]
+    heads = ["", "", "resident", "swapped", "steps", "us a block", "whole, ms", *bases]
+    heads += ["CPU, ms", *bases, "longest schedule, ms", *bases]
     rows = []
     for case, by_side in of_context["cases"].items():
         for side, of_side in by_side.items():
@@ -225,7 +225,7 @@ def _context_text(of_context: dict[str, Any]) -> str:
                 f"{of_side['steps']:.0f}",
                 f"{of_side['us_a_block']:.2f}",
             ]
-            for name in ("whole", "longest_schedule"):
+            for name in ("whole", "whole_cpu", "longest_schedule"):
                 row.append(f"{of_side[f'{name}_ms']:.2f}")
                 for base in BASES[HEAVIEST]:
                     against = of_side.get(f"against {base}")

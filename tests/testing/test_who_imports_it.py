@@ -43,7 +43,7 @@ def test_nothing_that_serves_a_user_imports_it():
 def test_no_script_imports_the_tests_and_some_import_what_is_shared():
     scripts = python_files(ROOT / "scripts") | python_files(ROOT / "tools")
     assert importers(scripts, "tests") == set()
-    assert "scripts/step_time.py" in importers(scripts, "vllm_pensieve.testing")
+    assert "scripts/exactness.py" in importers(scripts, "vllm_pensieve.testing")
 
 
 def test_it_needs_neither_the_tests_nor_pytest():
