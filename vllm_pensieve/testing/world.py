@@ -230,7 +230,7 @@ class World:
 
     @property
     def walks(self) -> dict[str, Any]:
-        return getattr(self.scheduler, "walks", {})  # stock vLLM's has none
+        return getattr(self.scheduler, "restoring", {})  # stock vLLM's has none
 
     @property
     def free_blocks(self) -> int:
