@@ -14,14 +14,14 @@ def served(serve):
 
 @pytest.fixture
 def prompt(request):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     return tokens(700, seed=crc32(request.node.name.encode()))
 
 
 def push_out(served):
     """Fill GPU memory with other prompts; what was there has been idle for longer than any of theirs."""
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     push_out.count = getattr(push_out, "count", 0) + 1
     for i in range(2):
@@ -44,7 +44,7 @@ def test_a_swapped_prompt_gives_the_same_tokens_and_computes_only_its_end(
 
 
 def test_resident_swapped_recovered_and_new_in_one_prompt(served, prompt, assert_equal):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     served.serve([prompt])
     push_out(served)

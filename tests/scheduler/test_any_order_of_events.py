@@ -17,7 +17,7 @@ picks = st.integers(0, 1 << 16)  # which of several, modulo their number
 
 
 def machine(make_world, steps_in_flight, runner, host_tier):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     class Events(RuleBasedStateMachine):
         @initialize(

@@ -252,7 +252,7 @@ class PoolAndTier(RuleBasedStateMachine):
     @invariant()
     def nothing_contradicts(self):
         if hasattr(self, "swapper"):
-            self.swapper.check_integrity()
+            self.swapper.check_integrity(unused=set(self.idle))
 
     @invariant()
     def unused_blocks_are_copied_in_the_order_in_which_they_will_leave(self):

@@ -216,6 +216,19 @@ class SwappingMixin(SeedsMixin, Scheduler):
             self.swapper.host.clear()
         return super().reset_connector_cache()
 
+    def check_host_tier(self, idle: bool = False) -> None:
+        """AssertionError if what is known of copies contradicts itself or the block pool. For tests.
+
+        idle: no request is left, no step is being built or in flight.
+        """
+        if self.swapper is None:
+            return
+        blocks = self.kv_cache_manager.block_pool.blocks
+        self.swapper.check_integrity(
+            {b.block_id for b in blocks if b.ref_cnt == 0 and b.block_hash}, idle
+        )
+        assert not idle or self._hash_log.steps_in_flight == 0
+
     def _count_swaps(self, stats: PensieveStats) -> None:
         swapper = self.swapper
         assert swapper is not None

@@ -230,8 +230,11 @@ class HostTier:
     def __len__(self) -> int:
         return len(self._slot_of)
 
-    def check_integrity(self) -> None:
-        """AssertionError if a slot is in two states or none, or the indexes contradict each other. For tests."""
+    def check_integrity(self, idle: bool = False) -> None:
+        """AssertionError if a slot is in two states or none, or the indexes contradict each other. For tests.
+
+        idle: no block is in use, so no slot may be held.
+        """
         self._only.check_integrity()
         only = set(self._only.peek(len(self._only), math.inf))
         states = [set(self._free), set(self._busy), set(self._idle), set(self._held), only]
@@ -242,3 +245,4 @@ class HostTier:
         assert set(self._position_of) == set(self._key_of)
         assert set(self._last_use_s) == only
         assert {key: slot for slot, key in self._key_of.items()} == self._slot_of
+        assert not idle or not (self._held or self._busy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 
 from typing_extensions import override
 
@@ -187,9 +187,13 @@ class Swapper(BlockWatcher):
                 copies.append((block_id, slot))
         return copies
 
-    def check_integrity(self) -> None:
-        """AssertionError if the indexes contradict each other. For tests."""
-        self.host.check_integrity()
+    def check_integrity(self, unused: Set[int], idle: bool = False) -> None:
+        """AssertionError if the indexes contradict each other. For tests.
+
+        unused: the pool's hashed blocks that nobody uses. idle: no step is being built, so no copy may be planned.
+        """
+        self.host.check_integrity(idle)
         self._dirty.check_integrity()
         dirty = set(self._dirty.peek(len(self._dirty), float("inf")))
-        assert dirty == set(self._dirty_key)
+        assert dirty == set(self._dirty_key) <= unused
+        assert not idle or not (self._stores or self._loads)

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = {
     "vocab_size": 264,
@@ -23,11 +24,12 @@ SHAPE = {
 }
 
 
-def make_llama(folder: Path) -> Path:
+def make_llama(folder: Path, context_tokens: int = 4096) -> Path:
     """Full attention in all layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return _save(folder, LlamaForCausalLM, LlamaConfig(**SHAPE))
+    shape = SHAPE | {"max_position_embeddings": context_tokens}
+    return _save(folder, LlamaForCausalLM, LlamaConfig(**shape))
 
 
 def make_sliding_window_mistral(folder: Path, window_tokens: int) -> Path:
@@ -154,7 +156,7 @@ def save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _save(folder: Path, model_class: type, config) -> Path:
+def _save(folder: Path, model_class: Any, config: Any) -> Path:
     import torch
 
     torch.manual_seed(3)
@@ -163,7 +165,7 @@ def _save(folder: Path, model_class: type, config) -> Path:
     return folder
 
 
-def _byte_tokenizer():
+def _byte_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,11 +1,12 @@
 """Host memory on the fake device: carries out each step's swap plan, at the earliest or the latest moment allowed."""
 
 import random
+from collections.abc import Iterable
 
 import numpy as np
 
-from tests.scheduler.device import UNWRITTEN, FakeDevice
 from vllm_pensieve.space.swap_plan import SwapPlan
+from vllm_pensieve.testing.device import UNWRITTEN, FakeDevice
 
 
 class FakeHostMemory:
@@ -62,7 +63,7 @@ class FakeHostMemory:
         self._ahead = list(plan.ahead)
         return set()
 
-    def _store(self, copies) -> set[int]:
+    def _store(self, copies: Iterable[tuple[int, int]]) -> set[int]:
         bad = set()
         for block, slot in copies:
             if self._random.random() < self.fail_stores:
