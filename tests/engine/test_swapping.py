@@ -63,7 +63,7 @@ def test_resident_swapped_recovered_and_new_in_one_prompt(served, prompt, assert
 def test_copies_of_a_prompt_are_made_in_stages_while_others_decode(
     served, prompt, assert_equal, monkeypatch, loads_per_step
 ):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     monkeypatch.setattr(served.scheduler, "_loads_per_step", loads_per_step)
     served.serve([prompt])

@@ -9,14 +9,14 @@ LIMIT = 3  # blocks a step
 
 @pytest.fixture
 def prompt():
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     return tokens(500)
 
 
 def swapped_world(make_world, prompt, **kwargs):
     """A world whose host memory holds the prompt's 31 full blocks, and that computes for another request."""
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     options = {"blocks": 120, "host_blocks": 300, "loads_per_step": LIMIT} | kwargs
     world = make_world(**options)
@@ -136,7 +136,7 @@ def test_two_requests_may_wait_for_the_same_copies(make_world, prompt, steps_in_
 @every_kind
 def test_short_returns_do_not_starve_a_long_one(make_world, prompt, steps_in_flight, runner):
     """At every step another session comes back whose copies would take all that a step may load."""
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     short = [tokens(60, seed=100 + i) for i in range(40)]
     world = make_world(

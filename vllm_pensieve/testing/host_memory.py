@@ -37,7 +37,7 @@ class FakeHostMemory:
         of_loads, found_bad = self._load(plan.loads)
         return bad_blocks | of_loads, new_bad | found_bad
 
-    def _load(self, loads) -> tuple[set[int], set[int]]:
+    def _load(self, loads: Iterable[tuple[int, int]]) -> tuple[set[int], set[int]]:
         """The blocks that were not loaded, and the slots found bad."""
         bad_blocks, new_bad = set(), set()
         for slot, block in loads:
