@@ -166,6 +166,79 @@ def test_short_returns_do_not_starve_a_long_one(make_world, prompt, steps_in_fli
 
 
 @every_kind
+def test_what_gives_way_to_a_long_load_is_stored_in_stages_too(
+    make_world, prompt, steps_in_flight, runner
+):
+    from vllm_pensieve.testing.world import tokens
+
+    world = make_world(
+        blocks=45,
+        host_blocks=300,
+        loads_per_step=LIMIT,
+        steps_in_flight=steps_in_flight,
+        runner=runner,
+        settings={"ahead_of_time_threshold": 0.0},
+    )
+    sessions = [prompt, tokens(500, seed=1)]
+    for own in sessions:
+        world.serve(own, output_tokens=1)
+    other = world.add(tokens(20, seed=9), output_tokens=150)
+    world.step()
+    begin_step, counts = world.host.begin_step, []
+
+    def noting(plan):
+        copies = (plan.stores, plan.loads, plan.prefetches, plan.ahead)
+        counts.append(sum(map(len, copies)))
+        return begin_step(plan)
+
+    world.host.begin_step = noting
+    stored = world.host.stored
+    for own in sessions:  # each takes the place of the other
+        request = world.add(own, output_tokens=1)
+        while not request.is_finished():
+            world.step()
+        world.assert_answered(request)
+    assert max(counts) <= 2 * LIMIT and world.host.stored > stored + 10
+    world.abort(other)
+    world.drain()
+    world.assert_sound()
+    assert not world.falsely_stored_slots()
+    world.assert_nothing_left()
+
+
+@every_kind
+def test_a_copy_is_made_at_once_for_whoever_reads_it_first(
+    make_world, prompt, steps_in_flight, runner
+):
+    """While one session waits for copies, the one that gave way to it comes back: its copies are not made yet."""
+    from vllm_pensieve.testing.world import tokens
+
+    world = make_world(
+        blocks=80,
+        host_blocks=300,
+        loads_per_step=LIMIT,
+        steps_in_flight=steps_in_flight,
+        runner=runner,
+        settings={"ahead_of_time_threshold": 0.0, "load_cost_flops_per_byte": 1e-9},
+    )
+    sessions = [prompt, *(tokens(500, seed=i) for i in range(1, 4))]
+    for own in sessions:
+        world.serve(own, output_tokens=1)
+    other = world.add(tokens(20, seed=9), output_tokens=300)
+    world.step()
+    requests = []
+    for own in sessions:
+        requests.append(world.add(own, output_tokens=1))
+        for _ in range(3):
+            world.step()
+    world.drain()
+    world.assert_answered(other, *requests)
+    world.assert_sound()
+    assert not world.falsely_stored_slots()
+    world.assert_nothing_left()
+
+
+@every_kind
 def test_copies_that_turn_out_bad_while_a_request_waits_for_them(
     make_world, prompt, steps_in_flight, runner
 ):

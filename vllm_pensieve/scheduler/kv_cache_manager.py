@@ -211,6 +211,8 @@ class PensieveKVCacheManager(KVCacheManager):
             source = kept if run.source is Source.RESIDENT else new
             table.extend(islice(source, len(run)))
         request = self._requests[request_id]
+        if self._swapper is not None:
+            self._swapper.defer_stores([block.block_id for block in blocks])
         if self._swapper is not None and not restoring.in_stages:
             self.loads_planned += len(restoring.slots)
             for index, slot in restoring.begin(len(restoring.slots)):
@@ -220,12 +222,23 @@ class PensieveKVCacheManager(KVCacheManager):
         self.hash_chunk(request, restoring, table)
         return table
 
-    def prefetch(self, request: Request, restoring: Restoring, count: int) -> None:
-        """Have the step being built begin that many of the request's loads."""
+    def prefetch(self, request: Request, restoring: Restoring, count: int) -> int:
+        """Have the step being built make copies that the request waits for; returns how many, `count` at most.
+
+        Of the next blocks the first that are free to be written are loaded; the others must be stored before.
+        """
         assert self._swapper is not None
         table = self._attention.req_to_blocks[request.request_id]
-        for index, slot in restoring.begin(count):
+        waiting = restoring.loads(restoring.begun, len(restoring.slots))
+        tables = (table[run.start : run.end] for run in waiting)
+        block_ids = [block.block_id for block in islice(chain.from_iterable(tables), count)]
+        deferred = list(filter(self._swapper.is_deferred, block_ids))
+        loads = block_ids.index(deferred[0]) if deferred else len(block_ids)
+        for index, slot in restoring.begin(loads):
             self._swapper.prefetch(slot, table[index].block_id)
+        for block_id in deferred:
+            self._swapper.store_ahead_of_writing(block_id)
+        return loads + len(deferred)
 
     def loads_arrived(self, request: Request, restoring: Restoring) -> None:
         """What the step before loaded may be read from now on, by others, too."""
@@ -249,6 +262,9 @@ class PensieveKVCacheManager(KVCacheManager):
         if table is None:
             table = self._attention.req_to_blocks[request.request_id]
         self.block_pool.cache_full_blocks(request, table, start, end, size, 0)
+        if self._swapper is not None:
+            written = table[start : cdiv(restoring.chunk[1], size)]
+            self._swapper.will_be_written(block.block_id for block in written)
         if self.block_pool.announcer is not None and restoring.chunk[1] == restoring.holes[0][1]:
             following = restoring.holes[1][0] if len(restoring.holes) > 1 else restoring.end
             self.block_pool.announcer.reached(request, end, following // size, 0)
@@ -282,6 +298,8 @@ class PensieveKVCacheManager(KVCacheManager):
         restoring = self._restoring.pop(request_id, None)
         if restoring is not None and self._swapper is not None:
             self._swapper.host.release(restoring.slots[restoring.begun :])
+            table = self._attention.req_to_blocks[request_id]
+            self._swapper.will_be_written(block.block_id for block in table)
         self._lookups.pop(request_id, None)
 
     @override

@@ -137,9 +137,7 @@ class SwappingMixin(SeedsMixin, Scheduler):
         for request_id, restoring in self.restoring.items():
             request = self.requests[request_id]
             if restoring.in_stages and request.status == RequestStatus.RUNNING:
-                count = min(left, restoring.pending)
-                manager.prefetch(request, restoring, count)
-                left -= count
+                left -= manager.prefetch(request, restoring, left)
 
     def _discard(self, slots: Iterable[int]) -> set[str]:
         """These copies are not good; requests that have not loaded them yet begin again. Returns the requests."""

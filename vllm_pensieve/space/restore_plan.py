@@ -141,6 +141,8 @@ def compute_while_loading(plan: RestorePlan, costs: RestoreCosts) -> RestorePlan
     computed that both take about as long. At least one is where the plan would load before it computes, since a
     request is admitted with something to compute.
     """
+    if not plan.loads:
+        return plan
     swapped = plan.blocks(Source.SWAPPED)
     holes = sum(costs.recompute(hole.start, hole.end) for hole in plan.holes)
 

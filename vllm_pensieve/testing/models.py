@@ -32,6 +32,24 @@ def make_llama(folder: Path, context_tokens: int = 4096) -> Path:
     return _save(folder, LlamaForCausalLM, LlamaConfig(**shape))
 
 
+KV_HEAVY_TOKEN_BYTES = 2 * 8 * 16 * 64 * 4
+"""Keys and values of 8 layers of 16 heads of 64 numbers in float32."""
+
+
+def make_kv_heavy_llama(folder: Path, context_tokens: int) -> Path:
+    """Much KV for each token and little to compute: copies take about as long as those of a long context on a GPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = SHAPE | {
+        "num_hidden_layers": 8,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 64,
+        "max_position_embeddings": context_tokens,
+    }
+    return _save(folder, LlamaForCausalLM, LlamaConfig(**shape))
+
+
 def make_sliding_window_mistral(folder: Path, window_tokens: int) -> Path:
     """Attention over the last `window_tokens` in all layers."""
     from transformers import MistralConfig, MistralForCausalLM
