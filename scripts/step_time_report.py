@@ -160,17 +160,28 @@ def of_sessions(measured: Sessions) -> Section:
     contexts = [_context_figures(context, of_sides) for context, of_sides in measured.items()]
     smallest, largest = contexts[0], contexts[-1]
     growth = {
-        case: {
-            side: largest["cases"][case][side]["us_a_block"]
-            / smallest["cases"][case][side]["us_a_block"]
-            for side in SIDES
+        clock: {
+            case: {
+                side: largest["cases"][case][side][name] / smallest["cases"][case][side][name]
+                for side in SIDES
+            }
+            for case in CASES
         }
-        for case in CASES
+        for clock, name in (("wall", "us_a_block"), ("cpu", "cpu_us_a_block"))
     }
     text = "\n".join(_context_text(of_context) for of_context in contexts)
     if len(contexts) > 1:
-        rows = [[case, *(f"{growth[case][side]:.2f}" for side in SIDES)] for case in CASES]
-        title = f"Growth of the cost a block from {smallest['blocks']:,} to {largest['blocks']:,} blocks"
+        rows = [
+            [
+                case,
+                *(f"{growth['wall'][case][s]:.2f} ({growth['cpu'][case][s]:.2f})" for s in SIDES),
+            ]
+            for case in CASES
+        ]
+        title = (
+            f"Growth of the cost a block from {smallest['blocks']:,} to {largest['blocks']:,} blocks, "
+            "in brackets that of the CPU time"
+        )
         text += f"\n{title}\n\n{_table(['', *SIDES], rows)}"
     times = {
         side: [
@@ -181,7 +192,7 @@ def of_sessions(measured: Sessions) -> Section:
         ]
         for side in SIDES
     }
-    figures = {"contexts": contexts, "growth_of_us_a_block": growth}
+    figures = {"contexts": contexts, "growth_of_cost_a_block": growth}
     return Section("sessions", figures, text + _disturbed(times))
 
 
@@ -197,6 +208,7 @@ def _context_figures(context: int, of_sides: dict[str, list[Cases]]) -> dict[str
                 "whole_cpu_ms": 1e3 * middle["cpu_s"],
                 "longest_schedule_ms": 1e3 * middle["longest_schedule_s"],
                 "us_a_block": 1e6 * middle["whole_s"] / blocks,
+                "cpu_us_a_block": 1e6 * middle["cpu_s"] / blocks,
                 "steps": middle["steps"],
                 "resident_share": middle["resident_share"],
                 "swapped_share": middle["swapped_share"],

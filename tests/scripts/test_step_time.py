@@ -111,7 +111,7 @@ def test_a_returning_session_is_where_its_case_says(parts):
                 )
                 assert len(figures["whole_ms_of_repeats"]) == 2
                 assert compared_with(figures) == BASES.get(side, {"stock"})
-    growth = content["sessions"]["growth_of_us_a_block"]["resident"]["stock"]
+    growth = content["sessions"]["growth_of_cost_a_block"]["wall"]["resident"]["stock"]
     small, large = (c["cases"]["resident"]["stock"]["us_a_block"] for c in contexts)
     assert growth == pytest.approx(large / small)
 
