@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 from vllm.utils.math_utils import cdiv
@@ -14,6 +14,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
+from vllm_pensieve.scheduler.made_anew import made_anew
 from vllm_pensieve.space.restore_plan import (
     RestoreCosts,
     RestorePlan,
@@ -67,16 +68,14 @@ class PensieveKVCacheManager(KVCacheManager):
         restoring: dict[str, Restoring],
         may_jump: Callable[[Request], bool],
         external_stats: Callable[[], PrefixCacheStats | None],
-    ) -> None:
-        """Turn a new manager, whose pool is ours already, into one of ours in place.
+    ) -> PensieveKVCacheManager:
+        """One of ours in place of a new one, whose pool is ours already. Nothing but a scheduler refers to the old one.
 
         requests: the scheduler's. restoring: the scheduler's, too; a request that is freed is taken out of it.
         may_jump: whether the model runner can compute a request's prefill in several parts.
         external_stats: what vLLM counted of lookups outside GPU memory since its last report; None without a connector.
         """
-        assert type(manager) is KVCacheManager, type(manager)
-        manager.__class__ = cls
-        manager = cast(PensieveKVCacheManager, manager)
+        manager = made_anew(cls, manager)
         manager.loads_per_step, manager.loads_planned = None, 0
         manager._lookups = {}  # of waiting requests
         manager._requests = requests
@@ -89,6 +88,7 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._may_jump = may_jump
         manager._external_stats = external_stats
         manager._attention = HoleFillingManager.adopt(manager)
+        return manager
 
     # -- lookup
 
@@ -364,12 +364,11 @@ class HoleFillingManager(FullAttentionManager):
 
     @classmethod
     def adopt(cls, manager: PensieveKVCacheManager) -> HoleFillingManager:
-        """Turn the only one of a manager's attention managers into one of ours in place."""
-        (attention,) = manager.coordinator.single_type_managers
-        assert type(attention) is FullAttentionManager, type(attention)
-        attention.__class__ = cls
-        attention = cast(HoleFillingManager, attention)
+        """One of ours in place of the only one that a manager's coordinator has."""
+        (stock,) = manager.coordinator.single_type_managers
+        attention = made_anew(cls, stock)
         attention._manager = manager
+        manager.coordinator.single_type_managers = (attention,)
         return attention
 
     @override

@@ -47,6 +47,7 @@ class SwappingMixin(SeedsMixin, Scheduler):
     restoring: requests that run and whose position still has to follow a restore plan.
     """
 
+    kv_cache_manager: Any
     restoring: dict[str, Restoring]
 
     swapper: Swapper | None = None
