@@ -34,7 +34,7 @@ class SideProcess:
         try:
             self._connection.send((what, arguments))
             return self._connection.recv()
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             self._process.join()
             code = self._process.exitcode
             raise SystemExit(

@@ -1,6 +1,7 @@
 """scripts/step_time.py, run for real with few requests: every side is measured, and serves what its case says."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ BASES = {"stock": set(), "pensieve, host tier": {"stock", "stock, idle connector
 TRAFFIC = ("--running", "4", "--idle", "6", "--steps", "45")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "step_time.py"), *arguments],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -132,3 +134,13 @@ def test_a_size_that_cannot_be_is_refused_in_one_line(arguments, said):
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"step_time.py: error: {said}"
+
+
+def test_a_side_that_cannot_start_is_named(tmp_path):
+    (tmp_path / "transformers.py").write_text("raise ImportError('there is none')")
+    done = run("--context", "512", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1 and done.stdout == ""
+    assert "ImportError: there is none" in done.stderr
+    assert (
+        "step_time: the process of 'stock' ended with exit status 1 while it was to" in done.stderr
+    )
