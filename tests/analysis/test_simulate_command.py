@@ -16,10 +16,10 @@ from vllm_pensieve.analysis.capacity import (
     default_capacities,
     parse_capacities,
 )
-from vllm_pensieve.analysis.policies import FILES
-from vllm_pensieve.analysis.policies.policy import Parameters
+from vllm_pensieve.analysis.replay import Parameters
 from vllm_pensieve.cli import app
 from vllm_pensieve.config import PensieveConfig
+from vllm_pensieve.policies.registry import POLICIES
 from vllm_pensieve.retention.profile import write_profile
 from vllm_pensieve.workloads.errors import UsageError
 
@@ -194,7 +194,10 @@ REFUSED = [
         "capacity 10GiB: how large a block is depends on the model; give --model",
     ),
     (("--capacity", "1e30"), "capacity 1e30 is more than 1,099,511,627,776 blocks"),
-    (("--policy", "lru,mru"), "unknown policy 'mru'; choose one of: lru, lru-head-first, fifo"),
+    (
+        ("--policy", "lru,mru"),
+        "unknown policy 'mru'; choose one of: retention, lru, lru-head-first, fifo",
+    ),
     (("--policy", "workload-aware-lru"), "needs --cache-workloads with some of: chat"),
     (("--cache-workloads", "qa"), "the trace has no workload 'qa'; choose one of: chat"),
     (("--json", "absent/out.json"), "there is no folder absent; make it first"),
@@ -259,7 +262,7 @@ def test_the_exit_status_of_bad_input_is_2(chat):
 def test_the_help_lists_every_policy():
     output = pensieve("simulate", "--help").output
     words = set(output.replace(",", " ").replace(".", " ").split())
-    assert set(FILES) <= words
+    assert set(POLICIES) <= words
 
 
 def test_neither_torch_nor_vllm_is_imported_to_simulate(chat):

@@ -17,11 +17,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from vllm import RequestOutput, SamplingParams
+from vllm_pensieve.retention.eviction_order import EvictionOrder
 
 from tests.engine.sampling import UNREPEATABLE, WAYS
 from tests.engine.served import BLOCK_TOKENS, Served, largest_logprob_difference, token_ids, tokens
 from tests.scheduler.breaks import skip_recomputation
-from vllm_pensieve.retention.eviction_order import EvictionOrder
 
 AMPLE_BLOCKS, AMPLE_TOKENS, LARGEST_WAVE = 12_000, 4096, 4
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
 
-from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.policies.order import Order
 
 
 class Beside(Enum):
@@ -22,7 +22,7 @@ class SlotWatcher:
     """Hears which blocks there are copies of, by the blocks' keys; does nothing with it."""
 
     def filled(self, key: Hashable, position: int) -> None:
-        """There is a copy now, or the copy that there is has become the only one. position: tokens before the block."""
+        """There is a copy now, or the copy that there is has become the only one. position: blocks before it."""
 
     def emptied(self, key: Hashable) -> None:
         """There is no copy any more."""
@@ -43,7 +43,7 @@ class HostTier:
     def __init__(
         self,
         num_slots: int,
-        order: EvictionOrder,
+        order: Order,
         on_dropped: Callable[[Hashable], None] | None = None,
         watcher: SlotWatcher | None = None,
     ) -> None:
@@ -62,7 +62,6 @@ class HostTier:
         self._slot_of: dict[Hashable, int] = {}
         self._key_of: dict[int, Hashable] = {}
         self._position_of: dict[int, int] = {}
-        self._last_use_s: dict[int, float] = {}  # of only copies
 
     def find(self, key: Hashable) -> int | None:
         """The slot with a copy of the block of this key, or None."""
@@ -82,8 +81,8 @@ class HostTier:
     ) -> int | None:
         """A slot for a copy that is made now; None if every slot is held.
 
-        position: tokens before the block. last_use_s: when the block was last used, if it leaves GPU memory now; None
-        if it is idle there.
+        position: blocks before it in its sequence. last_use_s: when the block was last used, if it leaves GPU memory
+        now; None if it is idle there.
         """
         assert key not in self._slot_of, key
         slot = self._take_slot(now_s)
@@ -104,7 +103,6 @@ class HostTier:
             slot = next(iter(self._busy))
         elif len(self._only) and len(self._idle) <= self._idle_share:
             slot = self._only.evict(1, now_s)[0]
-            del self._last_use_s[slot]
             self.dropped_blocks += 1
             if self._on_dropped is not None:
                 self._on_dropped(self._key_of[slot])
@@ -144,14 +142,14 @@ class HostTier:
 
     def _add_only(self, slot: int, last_use_s: float) -> None:
         self._only.insert([slot], [self._position_of[slot]], last_use_s)
-        self._last_use_s[slot] = last_use_s
 
     # -- loading
 
     def hold(self, slots: Iterable[int]) -> None:
         """Keep these only copies from giving way until they are released."""
         for slot in slots:
-            last_use_s = self._last_use_s[slot]
+            assert slot in self._only, slot
+            last_use_s = float(self._only.last_use_s[slot])
             self._leave_state(slot)
             self._held[slot] = (Beside.NOTHING, last_use_s)
 
@@ -182,7 +180,7 @@ class HostTier:
 
     def _forget(self, slot: int) -> None:
         self._leave_state(slot)
-        self._only.forget(slot)
+        self._only.forget([slot])
         key = self._key_of.pop(slot)
         del self._slot_of[key], self._position_of[slot]
         self.version += 1
@@ -196,8 +194,7 @@ class HostTier:
         elif slot in self._held:
             del self._held[slot]
         elif slot in self._only:
-            self._only.remove(slot)
-            del self._last_use_s[slot]
+            self._only.remove([slot])
 
     # -- counts
 
@@ -218,5 +215,4 @@ class HostTier:
         assert sum(map(len, states)) == self.num_slots == len(set().union(*states))
         assert set(self._key_of) == set(range(self.num_slots)) - states[0]
         assert set(self._position_of) == set(self._key_of)
-        assert set(self._last_use_s) == only
         assert {key: slot for slot, key in self._key_of.items()} == self._slot_of
