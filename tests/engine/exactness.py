@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 from vllm import RequestOutput, SamplingParams
-from vllm_pensieve.retention.eviction_order import EvictionOrder
 
 from tests.engine.sampling import UNREPEATABLE, WAYS
 from tests.engine.served import BLOCK_TOKENS, Served, largest_logprob_difference, token_ids, tokens
 from tests.scheduler.breaks import skip_recomputation
+from vllm_pensieve.policies.order import Order
 
 AMPLE_BLOCKS, AMPLE_TOKENS, LARGEST_WAVE = 12_000, 4096, 4
 
@@ -118,40 +119,51 @@ class Report:
         return found
 
 
-class ScatteredOrder(EvictionOrder):
+class ScatteredOrder(Order):
     """For tests: evicts at random places, but the deepest block of a sequence last, so that holes come to be."""
 
-    name = "scattered"
-
-    def __init__(self, seed: int) -> None:
+    def __init__(self, ids: int, seed: int) -> None:
+        self.position = np.zeros(ids, np.int32)
+        self.last_use_s = np.zeros(ids)
         self._random = random.Random(seed)
         self._rank: dict[int, float] = {}
 
-    def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
-        for index, (key, position) in enumerate(zip(keys, positions, strict=True)):
-            assert key not in self._rank
-            self._rank[key] = self._random.random() * (position + 1) + AMPLE_TOKENS * (index == 0)
+    def insert(self, ids, positions, last_use_s):
+        for index, (block, position) in enumerate(zip(ids, positions, strict=True)):
+            assert block not in self._rank
+            tokens_before = position * BLOCK_TOKENS
+            self._rank[block] = self._random.random() * (tokens_before + 1) + AMPLE_TOKENS * (index == 0)  # fmt: skip
+        self.position[ids], self.last_use_s[ids] = positions, last_use_s
 
-    def remove(self, key: int) -> None:
-        del self._rank[key]
+    def remove(self, ids):
+        for block in ids:
+            del self._rank[block]
 
-    def evict(self, count: int, now_s: float) -> list[int]:
-        self._require(count)
-        keys = self.peek(count, now_s)
-        for key in keys:
-            del self._rank[key]
-        return keys
+    def evict(self, count, now_s):
+        assert count <= len(self._rank)
+        return self.take(count, now_s)
 
-    def peek(self, count: int, now_s: float) -> list[int]:
+    def take(self, count, now_s):
+        self.remove(taken := self.peek(count, now_s))
+        return taken
+
+    def peek(self, count, now_s):
         return sorted(self._rank, key=self._rank.__getitem__)[:count]
 
-    def __len__(self) -> int:
+    def forget(self, ids):
+        for block in ids:
+            self._rank.pop(block, None)
+
+    def clear(self):
+        self._rank.clear()
+
+    def __len__(self):
         return len(self._rank)
 
-    def __contains__(self, key: int) -> bool:
-        return key in self._rank
+    def __contains__(self, block):
+        return block in self._rank
 
-    def check_integrity(self) -> None:
+    def check_integrity(self):
         assert all(rank >= 0 for rank in self._rank.values())
 
 
@@ -242,10 +254,12 @@ def play_arm(
         host_blocks=host_blocks,
     )
     if arm.scattered:
-        served.pool.free_block_queue.order = ScatteredOrder(seed=1)
+        blocks = len(served.pool.blocks)
+        served.pool.free_block_queue.order = ScatteredOrder(blocks, seed=1)
         if host_blocks:
-            served.scheduler.swapper.host._only = ScatteredOrder(seed=2)
-            served.scheduler.swapper._dirty = ScatteredOrder(seed=3)
+            host = served.scheduler.swapper.host
+            host._only = ScatteredOrder(host.num_slots, seed=2)
+            served.scheduler.swapper._dirty = ScatteredOrder(blocks, seed=3)
     if not arm.load:
         served.connector.worker.copier.load = lambda pairs: None
     if not arm.recompute:
