@@ -44,6 +44,15 @@ class Order:
             policy.deepest_first,
             sources_digest(),
         )
+        self._compile_now()
+
+    def _compile_now(self) -> None:
+        """So that the first request need not wait for it."""
+        self.insert([], [], 0.0)
+        self.remove([])
+        self.forget([])
+        self.evict(0, 0.0)
+        self.take(0, 0.0)
 
     def insert(
         self, ids: Ids, positions: Ids, last_use_s: float | Sequence[float] | NDArray[np.float64]
@@ -55,9 +64,9 @@ class Order:
         Raises:
             KeyError: one is here already. IndexError: a position is beyond those that have a cost.
         """
-        blocks = np.asarray(ids, np.int32)
-        depths = np.asarray(positions, np.int32)
-        uses_s = np.atleast_1d(np.asarray(last_use_s, np.float64))
+        blocks = _array(ids)
+        depths = _array(positions)
+        uses_s = np.ascontiguousarray(last_use_s, np.float64)  # at least one entry
         assert len(blocks) == len(depths) and len(uses_s) in (1, len(blocks))
         self._compiled.insert(
             self._state, self.position, self.last_use_s, self._positions, blocks, depths, uses_s
@@ -66,7 +75,7 @@ class Order:
 
     def remove(self, ids: Ids) -> None:
         """Take blocks out because they are used again. KeyError if one is not here."""
-        self._compiled.remove(self._state, np.asarray(ids, np.int32))
+        self._compiled.remove(self._state, _array(ids))
         self._length -= len(ids)
 
     def evict(self, count: int, now_s: float) -> list[int]:
@@ -77,27 +86,27 @@ class Order:
         """
         if count > self._length:
             raise ValueError(f"{count} blocks to evict, but only {self._length} can be evicted")
-        victims: list[int] = self._compiled.evict(self._state, count, now_s).tolist()
+        victims: list[int] = self._compiled.evict(self._state, count, float(now_s)).tolist()
         self._length -= count
         return victims
 
     def take(self, count: int, now_s: float) -> list[int]:
         """As `evict` (fewer if there are fewer), but what is remembered stays, as if the blocks were used again."""
         count = min(count, self._length)
-        taken: list[int] = self._compiled.take(self._state, count, now_s).tolist()
+        taken: list[int] = self._compiled.take(self._state, count, float(now_s)).tolist()
         self._length -= count
         return taken
 
     def peek(self, count: int, now_s: float) -> list[int]:
         """What `evict` would return (fewer if there are fewer); changes nothing. O(ids)."""
         peeked: list[int] = self._compiled.take(
-            _copy(self._state), min(count, self._length), now_s
+            _copy(self._state), min(count, self._length), float(now_s)
         ).tolist()
         return peeked
 
     def forget(self, ids: Ids) -> None:
         """The content of these blocks is gone, whether they are here or in use: remember nothing of them."""
-        self._length -= self._compiled.forget(self._state, np.asarray(ids, np.int32))
+        self._length -= self._compiled.forget(self._state, _array(ids))
 
     def clear(self) -> None:
         """Forget every block."""
@@ -210,6 +219,11 @@ def _compile(
         return taken_out
 
     return _Compiled(insert, remove, evict, take, forget)
+
+
+def _array(ids: Ids) -> NDArray[np.int32]:
+    """Always of one type and layout: the loops are compiled for it."""
+    return np.ascontiguousarray(ids, np.int32)
 
 
 def _copy(state: Any) -> Any:
