@@ -4,9 +4,6 @@ Values change their order as time passes, so no heap can hold them. But of two b
 is always worth less: blocks are kept in buckets of (nearly) equal cost, each in order of last use, and only the oldest
 of each bucket compete. Of blocks of one bucket that fell out of use together the leading one goes first: it is the
 cheapest. A block that comes in with an older use than its bucket's newest counts as used when that one was.
-
-The first choice at a point in time values every bucket. After it values can only rise, until a bucket that was empty is
-filled: only the group of buckets whose lowest one has changed is valued again.
 """
 
 from __future__ import annotations
@@ -34,18 +31,18 @@ NEVER = np.inf
 SHORTEST_IDLE_S = 1e-6
 ROUNDING = 1 + 1e-12
 """Larger than what rounding can do to a product."""
-GROUP = 64
-"""Buckets that are valued together."""
 
 
 class State(NamedTuple):
-    """Bucket k is queue k + 1, and in group k // GROUP.
+    """Bucket k is queue k + 1.
 
     bucket_at: [positions]. cost: [buckets].
     last_use_s: [blocks], of which those of a bucket never fall from its oldest to its newest.
     oldest_use_s: [buckets], of the oldest block; NEVER for an empty bucket.
-    lowest: [groups, 2], the value of the group's lowest bucket, and of that the `oldest_use_s` that was valued.
-    lowest_bucket: [groups]. times_s: [2], when all groups were valued last, and the latest use so far.
+    latest_use_s: [1], of all insertions so far.
+    chosen: [1], the bucket that was lowest at the last choice; chosen_s: [2], the time then (NOW) and the use of its
+        oldest block (USE). Values can only rise while time stands still, until an empty bucket is filled: so the bucket
+        is the lowest still if its oldest block has that use.
     """
 
     queues: Queues
@@ -53,27 +50,25 @@ class State(NamedTuple):
     cost: NDArray[np.float64]
     last_use_s: NDArray[np.float64]
     oldest_use_s: NDArray[np.float64]
-    lowest: NDArray[np.float64]
-    lowest_bucket: NDArray[np.int32]
-    times_s: NDArray[np.float64]
+    latest_use_s: NDArray[np.float64]
+    chosen: NDArray[np.int32]
+    chosen_s: NDArray[np.float64]
 
 
-VALUE, VALUED_USE = 0, 1
-VALUED_AT, LATEST_USE = 0, 1
+NOW, USE = 0, 1
 
 
 def new_state(cache: Cache) -> State:
     bucket_at, cost = buckets_of(cache.costs, cache.cost_bucket_ratio)
-    groups = (len(cost) + GROUP - 1) // GROUP
     return State(
         new_queues(cache.ids, resident=len(cost)),
         bucket_at,
         cost,
         np.zeros(cache.ids),
         np.full(len(cost), NEVER),
-        np.zeros((groups, 2)),
-        np.zeros(groups, np.int32),
-        np.full(2, -np.inf),
+        np.full(1, -np.inf),
+        np.zeros(1, np.int32),
+        np.full(2, np.nan),
     )
 
 
@@ -93,51 +88,37 @@ def buckets_of(
 
 @register_jitable
 def remove(state: State, block: int) -> None:
-    queue = queue_of(state.queues, block)
+    row = np.uint32(block)  # unsigned: see queues.py
+    queue = queue_of(state.queues, row)
     was_oldest = oldest(state.queues, queue) == block
-    unlink(state.queues, block)
+    unlink(state.queues, row)
     if was_oldest:
-        following = oldest(state.queues, queue)
+        following = np.uint32(oldest(state.queues, queue))
         empty = following >= len(state.last_use_s)
-        state.oldest_use_s[queue - 1] = NEVER if empty else state.last_use_s[following]
+        state.oldest_use_s[np.uint32(queue - 1)] = NEVER if empty else state.last_use_s[following]
 
 
 @register_jitable
 def choose(state: State, now_s: float) -> int:
-    groups = len(state.lowest_bucket)
-    if now_s != state.times_s[VALUED_AT]:
-        state.times_s[VALUED_AT] = now_s
-        for group in range(groups):
-            _value(state, group, now_s)
-    while True:
-        lowest = 0
-        for group in range(1, groups):
-            if state.lowest[group, VALUE] < state.lowest[lowest, VALUE]:
-                lowest = group
-        bucket = state.lowest_bucket[lowest]
-        if state.oldest_use_s[bucket] == state.lowest[lowest, VALUED_USE]:
-            return oldest(state.queues, bucket + 1)
-        _value(state, lowest, now_s)
-
-
-@register_jitable
-def _value(state: State, group: int, now_s: float) -> None:
-    """Find the lowest bucket of a group; of equal ones the first."""
-    best = group * GROUP
+    best = np.uint32(state.chosen[0])
+    if now_s == state.chosen_s[NOW] and state.oldest_use_s[best] == state.chosen_s[USE]:
+        return oldest(state.queues, best + 1)
+    best = np.uint32(0)
     lowest = np.inf
-    for bucket in range(best, min(best + GROUP, len(state.cost))):
+    for bucket in range(len(state.cost)):
         cost = state.cost[bucket]
         idle_s = now_s - state.oldest_use_s[bucket]
         idle_s = idle_s if idle_s > SHORTEST_IDLE_S else SHORTEST_IDLE_S
         # Dividing is slow: only what may be the lowest is divided.
         if cost < lowest * idle_s * ROUNDING and state.oldest_use_s[bucket] != NEVER:
             value = cost / idle_s
-            if value < lowest:
-                best = bucket
+            if value < lowest:  # of equal ones the first
+                best = np.uint32(bucket)
                 lowest = value
-    state.lowest_bucket[group] = best
-    state.lowest[group, VALUE] = lowest
-    state.lowest[group, VALUED_USE] = state.oldest_use_s[best]
+    state.chosen[0] = best
+    state.chosen_s[NOW] = now_s
+    state.chosen_s[USE] = state.oldest_use_s[best]
+    return oldest(state.queues, best + 1)
 
 
 @register_jitable
@@ -155,19 +136,19 @@ def evict(state: State, incoming: int, now_s: float) -> int:
 
 @register_jitable
 def insert(state: State, block: int, position: int, now_s: float) -> None:
-    bucket = state.bucket_at[position]
-    if now_s < state.times_s[LATEST_USE]:
+    row = np.uint32(block)  # unsigned: see queues.py
+    bucket = np.uint32(state.bucket_at[np.uint32(position)])
+    if now_s < state.latest_use_s[0]:
         before = newest(state.queues, bucket + 1)
         if before < len(state.last_use_s):
             now_s = max(now_s, state.last_use_s[before])
     else:
-        state.times_s[LATEST_USE] = now_s
-    state.last_use_s[block] = now_s
+        state.latest_use_s[0] = now_s
+    state.last_use_s[row] = now_s
     append(state.queues, bucket + 1, block)
     if state.oldest_use_s[bucket] == NEVER:
         state.oldest_use_s[bucket] = now_s
-        state.lowest[bucket // GROUP, VALUE] = -1.0
-        state.lowest[bucket // GROUP, VALUED_USE] = np.nan  # equals no time: to be valued again
+        state.chosen_s[NOW] = np.nan
 
 
 POLICY = Policy(new_state, remove, evict, insert, choose, forget, deepest_first=False)
