@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from vllm_pensieve.analysis.kernel import run
 from vllm_pensieve.analysis.replay import HITS_ANY, Parameters, Replay
 from vllm_pensieve.analysis.simulate import Simulation, simulate
-from vllm_pensieve.bench.machine import describe_machine
+from vllm_pensieve.machine import describe_machine
 from vllm_pensieve.policies.policy import Cache
 from vllm_pensieve.policies.registry import load_policy
 from vllm_pensieve.trace.readers import read_trace

@@ -20,9 +20,9 @@ from vllm_pensieve.analysis.capacity import (
 from vllm_pensieve.analysis.replay import Parameters
 from vllm_pensieve.cli import app
 from vllm_pensieve.config import PensieveConfig
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.policies.registry import POLICIES
 from vllm_pensieve.retention.profile import Point, write_profile
-from vllm_pensieve.workloads.errors import UsageError
 
 RESULT_KEYS = [
     "policy",

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.modes import MODES
 from vllm_pensieve.bench.options import CompareOptions, make_plan
 from vllm_pensieve.bench.plan import server_arguments
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.modes import MODES
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 @pytest.fixture
 def gpt2(tmp_path):
     """A folder that says it is a GPT-2, with a tokenizer and no weights."""
-    from tests.engine.models import save_tokenizer
+    from vllm_pensieve.testing.models import save_tokenizer
 
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_positions": 1024}')
     save_tokenizer(tmp_path)

@@ -67,7 +67,7 @@ def test_without_the_hub_no_other_model_than_the_one_asked_for_is_looked_up(
 
 
 def test_answers_with_it_are_exact(deciding, assert_equal):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     prompt = tokens(60 * 32 + 9, seed=500)
     deciding.serve([prompt])
@@ -98,7 +98,7 @@ def test_a_run_that_was_dropped_is_recovered_and_timed_beside_the_prediction(dec
 def test_steps_that_cannot_be_timed_are_refused(deciding):
     from vllm_pensieve.bench.profile import Plan, measure_costs
     from vllm_pensieve.bench.timed_engine import TimedEngine
-    from vllm_pensieve.workloads.errors import UsageError
+    from vllm_pensieve.errors import UsageError
 
     engine = TimedEngine(deciding.engine)
     for chunks, message in (

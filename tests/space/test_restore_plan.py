@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_pensieve.recovery import Walk
 from vllm_pensieve.retention import AnalyticCostModel
 from vllm_pensieve.space import restore_plan
 from vllm_pensieve.space.restore_plan import (
@@ -16,13 +15,15 @@ from vllm_pensieve.space.restore_plan import (
     RestorePlan,
     Run,
     Source,
+    compute_while_loading,
     plan_restore,
 )
+from vllm_pensieve.space.restoring import Restoring
 
 BLOCK = 32
 COST = AnalyticCostModel(linear=1.0, attention=0.01)
 R, S, D = Source.RESIDENT, Source.SWAPPED, Source.RECOMPUTED
-SOURCES = {"#": R, "s": S, ".": None}
+SOURCES = {"#": R, "s": S, ".": D}
 patterns = st.text("#s.", max_size=8)
 
 
@@ -30,8 +31,12 @@ def costs_of(step_cost_tokens=0, load=0.0, recovery=True):
     return RestoreCosts(COST, BLOCK, step_cost_tokens, load, recovery)
 
 
+def found_as(pattern):
+    return bytes(SOURCES[block] for block in pattern)
+
+
 def plan_of(pattern, step_cost_tokens=0, **costs):
-    plan = plan_restore([SOURCES[block] for block in pattern], costs_of(step_cost_tokens, **costs))
+    plan = plan_restore(found_as(pattern), costs_of(step_cost_tokens, **costs))
     plan.check_integrity()
     return plan
 
@@ -94,6 +99,51 @@ def test_no_other_choice_is_cheaper(pattern, step_cost_tokens, load):
     assert ours == pytest.approx(cheapest)
 
 
+# -- loads that take several steps
+
+
+def with_loads_of(load, pattern):
+    costs = costs_of(load=load)
+    plan = plan_restore(found_as(pattern), costs)
+    staged = compute_while_loading(plan, costs)
+    staged.check_integrity()
+    return plan, staged, costs
+
+
+@given(st.text("#s.", max_size=12), st.floats(0.0, 200.0))
+def test_copying_and_computing_at_once_is_as_short_as_it_can_be(pattern, load):
+    plan, staged, costs = with_loads_of(load, pattern)
+    if not plan.loads:
+        return
+
+    def longer(computed):
+        """Of both, if so many swapped blocks are computed, the first ones."""
+        swapped = [i for run in plan.loads for i in range(run.start, run.end)]
+        alone = [i for run in plan.holes for i in range(run.start, run.end)]
+        computing = sum(costs.recompute(i, i + 1) for i in alone + swapped[:computed])
+        return max(computing, load * (len(swapped) - computed))
+
+    count = plan.blocks(S)
+    starts_with_a_hole = bool(plan.holes) and plan.holes[0].start < plan.loads[0].start
+    best = min(longer(n) for n in range(0 if starts_with_a_hole else 1, count + 1))
+    assert longer(count - staged.blocks(S)) == pytest.approx(best)
+    assert not staged.loads or staged.holes[0].start < staged.loads[0].start
+
+
+def test_of_what_is_copied_for_long_the_front_is_computed():
+    load = COST.span(0, BLOCK) * 2
+    _, staged, costs = with_loads_of(load, "#" + "s" * 30)
+    (hole,), (copied,) = staged.holes, staged.loads
+    assert hole.start == 1 and hole.end == copied.start and copied.end == 31
+    difference = costs.recompute(hole.start, hole.end) - load * len(copied)
+    assert abs(difference) < load + costs.recompute(hole.end, hole.end + 1)
+
+
+def test_a_copy_that_costs_nothing_leaves_one_block_to_compute():
+    assert with_loads_of(0.0, "s" * 9)[1].runs == (Run(D, 0, 1), Run(S, 1, 9))
+    assert with_loads_of(0.0, ".ss#s")[1].runs == plan_of(".ss#s").runs
+
+
 # -- many stretches
 
 
@@ -121,7 +171,7 @@ def test_however_scattered_a_prefix_is_its_plan_asks_a_bounded_number_of_prices(
     pattern, step_cost_tokens
 ):
     Counting.asked.clear()
-    found = [SOURCES[block] for block in pattern * (16_000 // len(pattern))]
+    found = found_as(pattern * (16_000 // len(pattern)))
     costs = RestoreCosts(Counting(1.0, 0.01), BLOCK, step_cost_tokens, load=3.0)
     plan = plan_restore(found, costs)
     plan.check_integrity()
@@ -195,10 +245,11 @@ def test_a_walk_computes_every_dropped_token_once_and_no_other(pattern, data):
     plan = plan_of(pattern)
     if not plan.holes:
         return
-    walk = Walk.over(plan, BLOCK)
+    missing = [i for i, block in enumerate(pattern[: plan.end]) if block != "#"]
+    walk = Restoring(plan, missing, [0] * plan.blocks(S), BLOCK)
     walk.check_integrity()
     position, computed = walk.start, []
-    while not walk.done:
+    while walk.holes:
         step = walk.clip(position, data.draw(st.integers(1, 100)))
         assert walk.chunk == (position, position + step)
         computed += range(position, position + step)

@@ -23,10 +23,10 @@ from vllm_pensieve.analysis.replay import (
     Replay,
     positions_in,
 )
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.policies.policy import Cache
 from vllm_pensieve.policies.registry import POLICIES, load_policy
 from vllm_pensieve.trace.trace import Trace
-from vllm_pensieve.workloads.errors import UsageError
 
 SCHEMA = 1
 SLOPE_BLOCK_TOKENS = 512

@@ -24,8 +24,8 @@ from vllm_pensieve.bench.options import (
     plan_run,
 )
 from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.conversations import WorkloadSpec
-from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
 from vllm_pensieve.workloads.users import User, generate_users
 

@@ -11,7 +11,7 @@ import typer
 from vllm_pensieve.cli.kernels import kernels
 from vllm_pensieve.cli.sharegpt import sharegpt as sharegpt_command
 from vllm_pensieve.cli.users import users as users_command
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_pensieve.bench.transfers import TransferOptions

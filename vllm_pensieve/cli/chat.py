@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from vllm_pensieve.bench.machine import require_vllm
 from vllm_pensieve.cli.quiet import quiet_start
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import require_vllm
 
 
 def chat(

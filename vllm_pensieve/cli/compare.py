@@ -17,7 +17,7 @@ from vllm_pensieve.bench.options import CompareOptions, make_plan
 from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
 from vllm_pensieve.cli.benchmark_options import Model, Modes, Sheet, Strict
 from vllm_pensieve.config import MAX_NEW_TOKENS
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

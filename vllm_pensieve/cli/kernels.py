@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_pensieve.bench.kernels.cases import KernelOptions

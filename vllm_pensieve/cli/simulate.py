@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GIB
 from vllm_pensieve.policies.registry import POLICIES
-from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_pensieve.analysis.replay import Parameters
     from vllm_pensieve.analysis.simulate import Simulation
     from vllm_pensieve.trace.trace import Trace
 
-GIB = 2**30
 
 BlockTokens = Annotated[
     int | None,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from vllm_pensieve.bench.kernels.reference import STEP_TOKENS
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import BYTES_BY_DTYPE
-from vllm_pensieve.workloads.errors import UsageError
 
 FLOAT32_BYTES = 4
 

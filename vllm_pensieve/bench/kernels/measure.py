@@ -23,10 +23,10 @@ from vllm_pensieve.bench.kernels import (
 from vllm_pensieve.bench.kernels.cases import Case, KernelOptions, make_cases
 from vllm_pensieve.bench.kernels.contract import Prepared, UnavailableError, Way
 from vllm_pensieve.bench.kernels.problem import Problem, ScatteredKv, make_problem
-from vllm_pensieve.bench.machine import describe_machine, describe_versions
 from vllm_pensieve.bench.timing import alternating_medians, seconds_each
-from vllm_pensieve.swap.host_memory import GIB, available_bytes
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GIB, describe_machine, describe_versions
+from vllm_pensieve.swap.host_memory import available_bytes
 
 SCHEMA = 1
 WAYS: tuple[Way, ...] = (
