@@ -31,10 +31,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies import load_policy
-from vllm_pensieve.analysis.policies.policy import HITS_ANY, Parameters, Replay
+from vllm_pensieve.analysis.kernel import run
+from vllm_pensieve.analysis.replay import HITS_ANY, Parameters, Replay
 from vllm_pensieve.analysis.simulate import Simulation, simulate
 from vllm_pensieve.machine import describe_machine
+from vllm_pensieve.policies.policy import Cache
+from vllm_pensieve.policies.registry import load_policy
 from vllm_pensieve.trace.readers import read_trace
 from vllm_pensieve.trace.trace import Stream
 
@@ -175,14 +177,15 @@ def our_side(name: str, stream: Stream, blocks: int, capacity: int) -> Callable[
     """A run of one policy; compiled before it is returned."""
     policy = load_policy(name)
     none = np.zeros(0, np.int32)
+    cache = Cache(blocks, capacity, Parameters().costs(POSITIONS))
 
-    def run(some: Stream) -> int:
-        replay = Replay(some, blocks, ("zipf",), capacity, Parameters(), flat=True)
-        return int(policy.run(replay, none)[0, HITS_ANY])
+    def hits(some: Stream) -> int:
+        counts = run(policy, Replay(some, cache, np.ones(1, np.bool_), flat=True), none)
+        return int(counts.tally[0, HITS_ANY])
 
     first = slice(2)
-    run(Stream(*(part[first] for part in stream)))  # type: ignore[arg-type]
-    return lambda: run(stream)
+    hits(Stream(*(part[first] for part in stream)))  # type: ignore[arg-type]
+    return lambda: hits(stream)
 
 
 def ordered_dict_lru(blocks: NDArray[np.int32], capacity: int) -> int:

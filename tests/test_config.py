@@ -62,7 +62,7 @@ def test_settings_of_the_additional_config_override_those_of_the_environment(tmp
         ({"colour": 1}, "unknown setting 'colour'.*Known settings: eviction_policy, recovery"),
         (
             {"eviction_policy": "mru"},
-            "'eviction_policy' is 'mru'; allowed: one of retention, lru, fifo",
+            "'eviction_policy' is 'mru'; allowed: one of retention, lru, lru-head-first, fifo",
         ),
         ({"eviction_policy": 3}, "'eviction_policy' is 3; allowed: a string"),
         ({"recovery": "no"}, "'recovery' is 'no'; allowed: true or false"),

@@ -424,25 +424,6 @@ def why_unusual_manager(kv_cache_manager: Any) -> str | None:
     return None
 
 
-def let_vllm_scan_llvmlite() -> None:
-    """Give llvmlite's library object an instance dictionary, once numba has been imported. Idempotent.
-
-    On a CPU vLLM calls `vars` on the attributes of every module when an engine is made. llvmlite's object answers any
-    attribute, so also `__dict__`, with a function of the library, on which vLLM 0.32 fails.
-    """
-    from llvmlite.binding import ffi
-
-    class Library(ffi._lib_wrapper):
-        pass
-
-    if isinstance(getattr(ffi.lib, "__dict__", None), dict):
-        return
-    library = Library.__new__(Library)
-    for name in ffi._lib_wrapper.__slots__:
-        setattr(library, name, getattr(ffi.lib, name))
-    ffi.lib = library
-
-
 def report_pensieve_stats() -> None:
     """Have vLLM's statistics loggers of this process read the plugin's part of the scheduler statistics. Idempotent.
 

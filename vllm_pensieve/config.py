@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_pensieve.retention.orders import EVICTION_POLICIES
+from vllm_pensieve.policies.registry import allowed_instead, served
 
 SWITCH = "VLLM_PENSIEVE"
 SETTINGS = "VLLM_PENSIEVE_CONFIG"
@@ -37,7 +37,7 @@ class PensieveConfig:
     """Settings of the plugin.
 
     eviction_policy: which cached block leaves first. `retention` is the paper's value, cost to recompute divided by
-        idle time; `lru` is vLLM's own order; `fifo` evicts in the order of first use.
+        idle time; `lru` is vLLM's own order; the others are in `policies/registry.py`.
     recovery: whether a prompt may reuse cached blocks that stand after dropped ones. Off, only the contiguous
         cached prefix counts, as in stock vLLM (useful for comparisons, costly with `retention`).
     step_cost_tokens: what one more engine step costs a request that is recovering, as the number of prompt tokens
@@ -90,10 +90,8 @@ class PensieveConfig:
         for field in dataclasses.fields(self):
             if field.name != "step_cost_tokens":
                 _check_type(field.name, getattr(self, field.name), type(field.default))
-        if self.eviction_policy not in EVICTION_POLICIES:
-            _refuse(
-                "eviction_policy", self.eviction_policy, "one of " + ", ".join(EVICTION_POLICIES)
-            )
+        if self.eviction_policy not in served():
+            _refuse("eviction_policy", self.eviction_policy, allowed_instead(self.eviction_policy))
         if self.step_cost_tokens is not None:
             _check_type("step_cost_tokens", self.step_cost_tokens, int)
             if not 0 <= self.step_cost_tokens < 2**31:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
-from vllm_pensieve.analysis.policies import load_policy
-from vllm_pensieve.analysis.policies.policy import Parameters, Replay, Tally
+from vllm_pensieve.analysis.kernel import run as simulate
+from vllm_pensieve.analysis.replay import Parameters, Replay, positions_in
+from vllm_pensieve.policies.policy import Cache
+from vllm_pensieve.policies.registry import load_policy
 from vllm_pensieve.trace.trace import Stream
 
 SLOPE = 0.3
@@ -68,13 +70,15 @@ def flat_stream(blocks: list[int] | np.ndarray) -> Stream:
 
 def run(
     name: str, stream: Stream, capacity: int, flat: bool = False, ratio: float = 1.0
-) -> tuple[Tally, list[int]]:
-    """Counts of the one workload, and the blocks evicted in order."""
+) -> tuple[list[int], list[int]]:
+    """Counts of the one workload and sums of missed positions under both rules; the blocks evicted in order."""
     evictions = np.full(len(stream.blocks), -1, np.int32)
-    unique = int(stream.blocks.max()) + 1
-    replay = Replay(stream, unique, ("all",), capacity, Parameters(SLOPE, ratio, ("all",)), flat)
-    tally = load_policy(name).run(replay, evictions)[0]
-    return tally, evictions[evictions >= 0].tolist()
+    costs = Parameters.by_slope(SLOPE).costs(positions_in(stream))
+    cache = Cache(int(stream.blocks.max()) + 1, capacity, costs, ratio)
+    replay = Replay(stream, cache, np.ones(1, np.bool_), flat)
+    counts = simulate(load_policy(name), replay, evictions)
+    missed = counts.missed @ np.arange(counts.missed.shape[1])
+    return [*counts.tally[0].tolist(), *missed.tolist()], evictions[evictions >= 0].tolist()
 
 
 @dataclass

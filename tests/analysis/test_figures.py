@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from tests.trace.recorded import chat, documents, record
 from vllm_pensieve.analysis.cache_figures import cache_hits_figure, mixed_figure
 from vllm_pensieve.analysis.mixed import simulate_mixed
-from vllm_pensieve.analysis.policies.policy import Parameters
+from vllm_pensieve.analysis.replay import Parameters
 from vllm_pensieve.analysis.simulate import Simulation, simulate
 from vllm_pensieve.analysis.summaries import PrefixStats, read_prefix_stats
 from vllm_pensieve.analysis.summary_figures import CDFS, cdf_figure

@@ -11,8 +11,10 @@ import pytest
 
 from tests.analysis.streams import flat_stream, run
 from tests.trace.traces import main_agents
-from vllm_pensieve.analysis.policies import load_policy
-from vllm_pensieve.analysis.policies.policy import HITS_ANY, HITS_PREFIX, Parameters, Replay
+from vllm_pensieve.analysis.kernel import run as simulate
+from vllm_pensieve.analysis.replay import HITS_ANY, HITS_PREFIX, Parameters, Replay, positions_in
+from vllm_pensieve.policies.policy import Cache
+from vllm_pensieve.policies.registry import load_policy
 from vllm_pensieve.trace.readers import read_trace
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -40,14 +42,14 @@ def loaded(name):
 def counts(name, policy, slope=0.0):
     """(hits with holes, hits under prefix rules) by capacity, ours and the reference's."""
     trace, stream, reference = loaded(name)
+    costs = Parameters.by_slope(slope).costs(positions_in(stream))
     ours, theirs = {}, {}
     for capacity, by_policy in reference["capacities"].items():
         # Ratio 1: the reference compares exact values.
-        replay = Replay(
-            stream, trace.unique_blocks, trace.workloads, int(capacity), Parameters(slope, 1.0)
-        )
-        own = NAMES.get(policy, "retention")
-        tally = load_policy(own).run(replay, np.zeros(0, np.int32))[0]
+        cache_of_ours = Cache(trace.unique_blocks, int(capacity), costs, cost_bucket_ratio=1.0)
+        replay = Replay(stream, cache_of_ours, np.ones(len(trace.workloads), np.bool_))
+        own = load_policy(NAMES.get(policy, "retention"))
+        tally = simulate(own, replay, np.zeros(0, np.int32)).tally[0]
         ours[capacity] = (tally[HITS_ANY], tally[HITS_PREFIX])
         theirs[capacity] = (by_policy[policy]["hits_any"], by_policy[policy]["hits_prefix"])
     return ours, theirs

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -16,12 +17,12 @@ from vllm_pensieve.analysis.capacity import (
     default_capacities,
     parse_capacities,
 )
-from vllm_pensieve.analysis.policies import FILES
-from vllm_pensieve.analysis.policies.policy import Parameters
+from vllm_pensieve.analysis.replay import Parameters
 from vllm_pensieve.cli import app
 from vllm_pensieve.config import PensieveConfig
 from vllm_pensieve.errors import UsageError
-from vllm_pensieve.retention.profile import write_profile
+from vllm_pensieve.policies.registry import POLICIES
+from vllm_pensieve.retention.profile import Point, write_profile
 
 RESULT_KEYS = [
     "policy",
@@ -194,7 +195,10 @@ REFUSED = [
         "capacity 10GiB: how large a block is depends on the model; give --model",
     ),
     (("--capacity", "1e30"), "capacity 1e30 is more than 1,099,511,627,776 blocks"),
-    (("--policy", "lru,mru"), "unknown policy 'mru'; choose one of: lru, lru-head-first, fifo"),
+    (
+        ("--policy", "lru,mru"),
+        "unknown policy 'mru'; choose one of: retention, lru, lru-head-first, fifo",
+    ),
     (("--policy", "workload-aware-lru"), "needs --cache-workloads with some of: chat"),
     (("--cache-workloads", "qa"), "the trace has no workload 'qa'; choose one of: chat"),
     (("--json", "absent/out.json"), "there is no folder absent; make it first"),
@@ -219,7 +223,7 @@ def test_bad_input_is_refused(chat, arguments, message):
     assert message in str(result.exception)
 
 
-def test_a_profile_gives_the_slope(chat, tmp_path):
+def test_a_profile_that_is_a_line_is_as_good_as_a_slope(chat, tmp_path):
     """Its tokens cost 0.1 ms and 1/1,024 of that more with each token before them; blocks have 512 tokens."""
     write_profile(a_profile(), tmp_path / "profile.json")
     slope = 512 / (1024 + 511 / 2)
@@ -227,10 +231,31 @@ def test_a_profile_gives_the_slope(chat, tmp_path):
     common = ("simulate", chat, "--capacity", 2)
     pensieve(*common, "--cost-slope", slope, "--json", outs[0])
     result = pensieve(*common, "--cost-profile", tmp_path / "profile.json", "--json", outs[1])
-    assert f"a block at position i costs 1 + {slope:.4f} x i" in result.output
+    deepest = max(len(record["hash_ids"]) for record in MOONCAKE)
+    price = 1 + slope * (deepest - 1)
+    assert f"block {deepest} of a prompt costs {price:.4f} times the first" in result.output
     given, profiled = (json.loads(out.read_text())["results"] for out in outs)
     for ours, theirs in zip(given, profiled, strict=True):
         assert theirs == pytest.approx(ours)
+
+
+def test_a_profile_prices_every_block_as_it_was_measured(tmp_path):
+    """Tokens cost the same up to 512, and three times that from 1,024 on: which no slope can say."""
+    points = (Point(0, 1.0), Point(512, 1.0), Point(1024, 3.0), Point(2048, 3.0))
+    write_profile(replace(a_profile(), points=points), tmp_path / "profile.json")
+    prompts = [list(range(4)), list(range(4, 6)), list(range(4))]
+    records = [
+        MOONCAKE[0] | {"timestamp": 1000 * i, "hash_ids": ids, "input_length": 512 * len(ids)}
+        for i, ids in enumerate(prompts)
+    ]
+    path, out = write(tmp_path / "t.jsonl", records), tmp_path / "out.json"
+    profile = ("--cost-profile", tmp_path / "profile.json")
+    pensieve("simulate", path, "--capacity", 5, "--policy", "lru", *profile, "--json", out)
+    (lru,) = json.loads(out.read_text())["results"]
+    rising = sum(1 + 2 * i / 512 for i in range(512)) / 512
+    costs = [1, rising, 3, 3]
+    # LRU drops the deepest of the first prompt; then only that is missing.
+    assert lru["cost_holes"] == pytest.approx(sum(costs) + sum(costs[:2]) + costs[3])
 
 
 def test_a_profile_cannot_price_blocks_of_unknown_size(tmp_path):
@@ -259,7 +284,7 @@ def test_the_exit_status_of_bad_input_is_2(chat):
 def test_the_help_lists_every_policy():
     output = pensieve("simulate", "--help").output
     words = set(output.replace(",", " ").replace(".", " ").split())
-    assert set(FILES) <= words
+    assert set(POLICIES) <= words
 
 
 def test_neither_torch_nor_vllm_is_imported_to_simulate(chat):

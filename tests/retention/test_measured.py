@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.policies.orders import order_of
 from vllm_pensieve.retention import (
     AnalyticCostModel,
     MeasuredCostModel,
     PiecewiseLinear,
-    make_order,
 )
-from vllm_pensieve.retention.cost_model import cost_slope
 
 CURVE = PiecewiseLinear([0, 256, 512, 1024], [1.0, 1.5, 1.75, 3.0])
 
@@ -68,16 +67,6 @@ def test_two_points_of_the_analytic_line_give_the_analytic_costs():
     assert model.depth_of_double_cost() == analytic.depth_of_double_cost()
 
 
-def test_the_slope_of_a_simulation_is_exact_for_a_line_and_between_those_of_a_curve():
-    analytic = AnalyticCostModel(linear=2.0, attention=0.25)
-    first, second = analytic.span(0, 16), analytic.span(16, 32)
-    assert cost_slope(analytic, 16, 40) == pytest.approx(second / first - 1)
-    flat = measured(PiecewiseLinear([0, 10], [1.0, 1.0]))
-    assert cost_slope(flat, 16, 40) == 0
-    bent = measured(PiecewiseLinear([0, 512, 1024], [1.0, 1.0, 3.0]))
-    assert 0 < cost_slope(bent, 32, 32) < 2 / 16
-
-
 def test_a_step_has_a_fixed_part_and_one_for_what_it_reads():
     assert measured().step(0) == 5.0
     assert measured().step(1000) == 15.0
@@ -117,9 +106,9 @@ def test_a_step_that_costs_less_than_nothing_is_refused():
 
 def test_blocks_leave_by_measured_value():
     """At equal idle time the cheaper block first; idle twice as long, one that costs less than twice as much."""
-    order = make_order("retention", measured(), 32, 1.0)
-    order.insert([1, 2, 3], [960, 512, 0], last_use_s=0.0)
+    order = order_of("retention", costs=measured())
+    order.insert([1, 2, 3], [30, 16, 0], last_use_s=0.0)
     assert order.peek(3, now_s=10.0) == [3, 2, 1]
-    order.remove(3)
+    order.remove([3])
     order.insert([3], [0], last_use_s=6.0)  # idle for 4 s of 10; costs 0.57 and 0.35 of the others
     assert order.evict(3, now_s=10.0) == [2, 3, 1]

@@ -2,10 +2,8 @@
 
 import pytest
 
-from vllm_pensieve.retention import AnalyticCostModel, make_order
+from tests.policies.orders import BLOCK, SERVED, order_of
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
-
-BLOCK = 32
 
 
 @pytest.fixture
@@ -16,7 +14,7 @@ def blocks():
 
 
 def queue_of(blocks, policy="lru"):
-    order = make_order(policy, AnalyticCostModel(1.0, 0.001), BLOCK, 1.05)
+    order = order_of(policy, ratio=1.05)
     now_s = iter(range(1000))
     return RetentionFreeQueue(blocks, blocks, order, BLOCK, clock=lambda: float(next(now_s)))
 
@@ -64,7 +62,7 @@ def test_a_free_block_that_loses_its_content_leaves_first(blocks):
     cache(blocks, 0, 1)
     queue.append_n([blocks[1], blocks[0]])
     blocks[0].reset_hash()
-    queue.content_lost(blocks[0])
+    queue.content_lost([blocks[0]])
     assert ids(queue.get_all_free_blocks()) == [0, 1]
     queue.check_integrity()
 
@@ -76,7 +74,7 @@ def test_asking_for_more_than_is_free_changes_nothing(blocks):
     assert queue.num_free_blocks == 6
 
 
-@pytest.mark.parametrize("policy", ["lru", "fifo", "retention"])
+@pytest.mark.parametrize("policy", SERVED)
 def test_a_vllm_pool_works_on_the_queue_through_random_use(policy):
     from random import Random
 
@@ -86,7 +84,7 @@ def test_a_vllm_pool_works_on_the_queue_through_random_use(policy):
     from vllm_pensieve.space.clock import StepClock
 
     pool = BlockPool(64, enable_caching=True, hash_block_size=BLOCK)
-    order = make_order(policy, AnalyticCostModel(1.0, 0.001), BLOCK, 1.05)
+    order = order_of(policy, ids=64, ratio=1.05)
     PensieveBlockPool.adopt(pool, order, BLOCK, StepClock())
     random = Random(policy)
     in_use, hashes = [], 0

@@ -108,14 +108,14 @@ def test_a_request_that_is_never_admitted_is_recorded_too(world):
 def test_a_block_is_recorded_when_its_last_copy_goes(world):
     recorder = world.recorder
     recorder.arrived("r", turn("alice"))
-    recorder.cached("r", 1, b"a", 64)
+    recorder.cached("r", 1, b"a", 2)
     world.now_s += 10
     recorder.used([b"a", b"unknown"])
     world.now_s += 5
     recorder.used([b"a"])
     world.in_host_memory.add(b"a")
     recorder.evicted([(1, b"a", 64, 0.0)])
-    recorder.cached("r", 2, b"a", 64)  # loaded again: the same life
+    recorder.cached("r", 2, b"a", 2)  # loaded again: the same life
     recorder.evicted([(2, b"a", 64, 0.0)])
     world.now_s += 1
     recorder.dropped(b"a")
@@ -199,7 +199,7 @@ def test_a_trace_that_is_continued_is_read_as_one_run_after_the_other(tmp_path):
 
 def test_blocks_left_at_the_end_are_alive_or_swapped(world):
     world.recorder.cached("r", 1, b"a", 0)
-    world.recorder.cached("r", 2, b"b", 32)
+    world.recorder.cached("r", 2, b"b", 1)
     fates = {r["position"]: r["fate"] for r in world.written("blocks", is_resident=b"a".__eq__)}
     assert fates == {0: "alive", 32: "swapped"}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vllm_pensieve.analysis.policies.policy import ACCESSES, HITS_ANY, HITS_PREFIX
-from vllm_pensieve.analysis.simulate import SCHEMA, Simulation, describe_trace, simulate_tallies
+from vllm_pensieve.analysis.replay import ACCESSES, HITS_ANY, HITS_PREFIX
+from vllm_pensieve.analysis.simulate import SCHEMA, Simulation, describe_trace, simulate_counts
 from vllm_pensieve.trace.trace import Trace
 
 MIXED_POLICIES = ("lru", "fifo", "workload-aware-lru")
@@ -62,7 +62,7 @@ def simulate_mixed(trace: Trace, simulation: Simulation) -> list[MixedResult]:
     """Results by policy, capacity and workload, the overall one first."""
     results = []
     simulation = replace(simulation, policies=MIXED_POLICIES)
-    for (policy, capacity), tally in simulate_tallies(trace, simulation).items():
+    for (policy, capacity), (tally, _) in simulate_counts(trace, simulation).items():
         for workload, counts in [
             (OVERALL, tally.sum(axis=0)),
             *zip(trace.workloads, tally, strict=True),

@@ -12,7 +12,7 @@ from typing import IO, Any
 from vllm_pensieve.analysis.advice import advice, gib
 from vllm_pensieve.analysis.capacity import curve_capacities, default_capacities
 from vllm_pensieve.analysis.figures import draw_capacity_curve
-from vllm_pensieve.analysis.policies.policy import Parameters
+from vllm_pensieve.analysis.replay import Parameters
 from vllm_pensieve.analysis.report_charts import (
     blocks_over_time,
     sources_over_time,
@@ -48,9 +48,10 @@ def build_report(stats: PrefixStats, bytes_per_block: float | None = None) -> st
     trace = stats.trace
     shown = default_capacities(trace.unique_blocks)
     every = tuple(sorted({*shown, *curve_capacities(trace.unique_blocks)}))
-    parameters = Parameters(default_cost_slope(trace))
+    slope = default_cost_slope(trace)
+    parameters = Parameters.by_slope(slope)
     results = simulate(trace, Simulation(REPORT_POLICIES, every, parameters))
-    everything = total_cost(trace, parameters.cost_slope)
+    everything = total_cost(trace, parameters)
     summary = summarize(stats)
     gib_per_block = None if bytes_per_block is None else bytes_per_block / GIB
     parts = [
@@ -69,7 +70,7 @@ def build_report(stats: PrefixStats, bytes_per_block: float | None = None) -> st
         _policy_matrix([r for r in results if r.capacity_blocks in shown], bytes_per_block, stats),
         "<p class=note>Upper number: share of block lookups that hit, every block found counted (what recovery can "
         "use). Lower number: cost to compute what is missed, LRU as in stock vLLM = 100; a block at position i costs "
-        f"1 + {parameters.cost_slope:.3g} i. <code>min</code> knows the future.",
+        f"1 + {slope:.3g} i. <code>min</code> knows the future.",
         _picture(
             lambda out: draw_capacity_curve(results, trace, everything, gib_per_block, out),
             _about_curve(results, trace.accesses),

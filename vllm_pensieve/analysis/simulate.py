@@ -8,26 +8,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies import load_policy
-from vllm_pensieve.analysis.policies.policy import (
+from vllm_pensieve.analysis.kernel import run
+from vllm_pensieve.analysis.replay import (
     ACCESSES,
+    DEFAULT_SLOPE,
     HITS_ANY,
     HITS_PREFIX,
-    MISSED_POSITIONS,
-    MISSED_POSITIONS_PREFIX,
+    PREFIX,
     REQUESTS,
+    Counts,
     Parameters,
-    Policy,
     Replay,
-    Tally,
+    positions_in,
 )
 from vllm_pensieve.errors import UsageError
+from vllm_pensieve.policies.policy import Cache
+from vllm_pensieve.policies.registry import POLICIES, load_policy
 from vllm_pensieve.trace.trace import Trace
 
 SCHEMA = 1
 SLOPE_BLOCK_TOKENS = 512
-"""Blocks that `Parameters.cost_slope` is meant for; smaller ones lie less deep at the same position."""
+"""Blocks that `DEFAULT_SLOPE` is meant for; smaller ones lie less deep at the same position."""
 REFERENCE = "lru"
 """Under prefix rules this stands for stock vLLM; costs are given relative to it."""
 NO_EVICTIONS = np.zeros(0, np.int32)
@@ -38,8 +41,8 @@ class Result:
     """One policy at one capacity.
 
     hits_any: blocks found. hits_prefix: those before their request's first missing block.
-    cost_holes, cost_prefix: what the missed blocks cost, one at position i 1 + slope x i; missed are those not found,
-    or all from the first missing one on. cost_vs_lru: cost_holes relative to LRU's cost_prefix.
+    cost_holes, cost_prefix: what the missed blocks cost, relative to the first of a sequence; missed are those not
+    found, or all from the first missing one on. cost_vs_lru: cost_holes relative to LRU's cost_prefix.
     """
 
     policy: str
@@ -66,14 +69,15 @@ class Simulation:
 
 def default_cost_slope(trace: Trace) -> float:
     """The slope that gives a token the same cost whatever the block size; as for 512 tokens if it is not known."""
-    return Parameters.cost_slope * (trace.block_tokens or SLOPE_BLOCK_TOKENS) / SLOPE_BLOCK_TOKENS
+    return DEFAULT_SLOPE * (trace.block_tokens or SLOPE_BLOCK_TOKENS) / SLOPE_BLOCK_TOKENS
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
     """The policies of `lru,fifo,...`, each once. UsageError for an unknown one."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
-        load_policy(name)
+        if name not in POLICIES:
+            raise UsageError(f"unknown policy {name!r}; choose one of: {', '.join(POLICIES)}")
     return names
 
 
@@ -98,72 +102,64 @@ def simulate(trace: Trace, simulation: Simulation) -> list[Result]:
     Raises:
         UsageError: `workload-aware-lru` without a workload, or one that is not in the trace.
     """
-    tallies = {key: tally.sum(axis=0) for key, tally in simulate_tallies(trace, simulation).items()}
-    slope = simulation.parameters.cost_slope
+    counts = simulate_counts(trace, simulation)
+    missed_cost = {key: cost_of(one.missed, simulation.parameters) for key, one in counts.items()}
     results = []
     for name in simulation.policies:
         for capacity in simulation.capacities:
-            counts = tallies[name, capacity]
-            lru_cost = costs(tallies[REFERENCE, capacity], slope)[1]
-            holes, prefix = costs(counts, slope)
+            tally = counts[name, capacity].tally.sum(axis=0)
+            holes, prefix = missed_cost[name, capacity]
             results.append(
                 Result(
                     policy=name,
                     capacity_blocks=capacity,
-                    requests=int(counts[REQUESTS]),
-                    accesses=int(counts[ACCESSES]),
-                    hits_any=int(counts[HITS_ANY]),
-                    hits_prefix=int(counts[HITS_PREFIX]),
+                    requests=int(tally[REQUESTS]),
+                    accesses=int(tally[ACCESSES]),
+                    hits_any=int(tally[HITS_ANY]),
+                    hits_prefix=int(tally[HITS_PREFIX]),
                     cost_holes=holes,
                     cost_prefix=prefix,
-                    cost_vs_lru=holes / lru_cost,
+                    cost_vs_lru=holes / missed_cost[REFERENCE, capacity][PREFIX],
                 )
             )
     return results
 
 
-def simulate_tallies(trace: Trace, simulation: Simulation) -> dict[tuple[str, int], Tally]:
-    """Counts by workload for each policy and capacity, LRU's always among them.
+def simulate_counts(trace: Trace, simulation: Simulation) -> dict[tuple[str, int], Counts]:
+    """Counts for each policy and capacity, LRU's always among them.
 
     The compiled loops let go of Python's lock, so that threads share the trace and run side by side.
     """
     check_cached_workloads(simulation, trace.workloads)
     stream = trace.stream(simulation.flat)
-    policies = [load_policy(name) for name in dict.fromkeys((REFERENCE, *simulation.policies))]
+    parameters = simulation.parameters
+    costs = parameters.costs(positions_in(stream))
+    keeps = np.isin(trace.workloads, parameters.cached_workloads)
 
-    def run(task: tuple[Policy, int]) -> tuple[tuple[str, int], Tally]:
-        policy, capacity = task
-        replay = Replay(
-            stream,
-            trace.unique_blocks,
-            trace.workloads,
-            capacity,
-            simulation.parameters,
-            simulation.flat,
-        )
-        return (policy.name, capacity), policy.run(replay, NO_EVICTIONS)
+    def count(task: tuple[str, int]) -> tuple[tuple[str, int], Counts]:
+        name, capacity = task
+        cache = Cache(trace.unique_blocks, capacity, costs, parameters.cost_bucket_ratio)
+        replay = Replay(stream, cache, keeps, simulation.flat)
+        return task, run(load_policy(name), replay, NO_EVICTIONS)
 
-    tasks = [(policy, capacity) for policy in policies for capacity in simulation.capacities]
+    names = dict.fromkeys((REFERENCE, *simulation.policies))
+    tasks = [(name, capacity) for name in names for capacity in simulation.capacities]
     if simulation.jobs == 1:
-        return dict(map(run, tasks))
+        return dict(map(count, tasks))
     with ThreadPoolExecutor(simulation.jobs) as pool:
-        return dict(pool.map(run, tasks))
+        return dict(pool.map(count, tasks))
 
 
-def costs(counts: Any, slope: float) -> tuple[float, float]:
-    """Cost of what is missed, with holes and under prefix rules. counts: a row of a tally."""
-    missed = int(counts[ACCESSES] - counts[HITS_ANY])
-    missed_prefix = int(counts[ACCESSES] - counts[HITS_PREFIX])
-    return (
-        missed + slope * int(counts[MISSED_POSITIONS]),
-        missed_prefix + slope * int(counts[MISSED_POSITIONS_PREFIX]),
-    )
+def cost_of(missed: NDArray[np.int64], parameters: Parameters) -> tuple[float, float]:
+    """What missed blocks cost, with holes and under prefix rules. missed: [rules, positions]."""
+    holes, prefix = missed @ parameters.costs(missed.shape[1])
+    return float(holes), float(prefix)
 
 
-def total_cost(trace: Trace, slope: float) -> float:
+def total_cost(trace: Trace, parameters: Parameters) -> float:
     """Cost of computing every block of every request."""
-    lengths = np.diff(trace.offsets)
-    return float(lengths.sum() + slope * (lengths * (lengths - 1) // 2).sum())
+    at_each = np.bincount(trace.positions())
+    return float(at_each @ parameters.costs(len(at_each)))
 
 
 def describe_trace(trace: Trace) -> dict[str, Any]:

@@ -101,6 +101,8 @@ def demo_hello(
     """Greet vLLM a few times, and show how much of each prompt was in the cache."""
     from rich.console import Console
 
+    from vllm_pensieve.analysis.summaries import read_prefix_stats
+    from vllm_pensieve.cli.trace_view import print_summaries
     from vllm_pensieve.collection.collect import record
     from vllm_pensieve.workloads.events import SINGLE, RequestEvent
 
@@ -117,10 +119,6 @@ def demo_hello(
     )
     recorded = record(recording, events, [max_output_tokens] * len(events), starting=quiet_start)
     _print(console, events, recorded)
-    # Not before: an engine cannot be made once numba, which these need, has been imported.
-    from vllm_pensieve.analysis.summaries import read_prefix_stats
-    from vllm_pensieve.cli.trace_view import print_summaries
-
     print_summaries([read_prefix_stats(recording.prefix)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,10 @@ import typer
 
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import GIB
+from vllm_pensieve.policies.registry import POLICIES
 
 if TYPE_CHECKING:
+    from vllm_pensieve.analysis.replay import Parameters
     from vllm_pensieve.analysis.simulate import Simulation
     from vllm_pensieve.trace.trace import Trace
 
@@ -57,10 +60,7 @@ def simulate(
     ] = None,
     policy: Annotated[
         str,
-        typer.Option(
-            help="Comma-separated: lru, lru-head-first, fifo, fifo-as-served, lfu, arc, s3-fifo, sieve, w-tinylfu, "
-            "gdsf, retention, workload-aware-lru, min, belady."
-        ),
+        typer.Option(help=f"Comma-separated: {', '.join(POLICIES)}."),
     ] = "lru,fifo,retention,min",
     cost_slope: Annotated[
         float | None,
@@ -73,7 +73,7 @@ def simulate(
     cost_profile: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Profile of `pensieve profile` that gives the slope instead."
+            metavar="FILE", help="Profile of `pensieve profile` that prices blocks instead."
         ),
     ] = None,
     cost_bucket_ratio: Annotated[
@@ -108,7 +108,6 @@ def simulate(
         default_capacities,
         parse_capacities,
     )
-    from vllm_pensieve.analysis.policies.policy import Parameters
     from vllm_pensieve.analysis.simulate import Simulation, parse_policies, to_json
     from vllm_pensieve.analysis.simulate import simulate as run
     from vllm_pensieve.cli.simulate_view import print_results, print_trace
@@ -118,7 +117,7 @@ def simulate(
         check_writable(out)
     policies = parse_policies(policy)
     loaded = read_trace(trace, format_name, strict, block_tokens)
-    slope = _slope(loaded, cost_slope, cost_profile)
+    parameters = _parameters(loaded, cost_slope, cost_profile)
     block_bytes = bytes_per_block(loaded, model, bytes_per_token)
     unique = loaded.unique_blocks
     capacities = (
@@ -127,10 +126,12 @@ def simulate(
     simulation = Simulation(
         policies=policies,
         capacities=tuple(capacities),
-        parameters=Parameters(
-            slope,
-            cost_bucket_ratio,
-            tuple(name.strip() for name in cache_workloads.split(",")) if cache_workloads else (),
+        parameters=replace(
+            parameters,
+            cost_bucket_ratio=cost_bucket_ratio,
+            cached_workloads=tuple(name.strip() for name in cache_workloads.split(","))
+            if cache_workloads
+            else (),
         ),
         flat=flat,
         jobs=jobs,
@@ -146,14 +147,15 @@ def simulate(
         _draw_curve(loaded, simulation, tuple(more), block_bytes, curve)
 
 
-def _slope(trace: Trace, given: float | None, profile: Path | None) -> float:
+def _parameters(trace: Trace, slope: float | None, profile: Path | None) -> Parameters:
+    """What blocks of this trace cost; says so of a profile."""
+    from vllm_pensieve.analysis.replay import Parameters
     from vllm_pensieve.analysis.simulate import default_cost_slope
-    from vllm_pensieve.retention.cost_model import cost_slope
     from vllm_pensieve.retention.profile import ProfileError, read_profile
 
     if profile is None:
-        return default_cost_slope(trace) if given is None else given
-    if given is not None:
+        return Parameters.by_slope(default_cost_slope(trace) if slope is None else slope)
+    if slope is not None:
         raise UsageError("--cost-slope and --cost-profile say the same thing; give one of them")
     if trace.block_tokens is None:
         raise UsageError(
@@ -161,12 +163,13 @@ def _slope(trace: Trace, given: float | None, profile: Path | None) -> float:
             "give --block-tokens or --cost-slope"
         )
     try:
-        costs = read_profile(profile).cost_model()
+        parameters = Parameters(read_profile(profile).cost_model(), trace.block_tokens)
     except ProfileError as error:
         raise UsageError(f"--cost-profile: {error}") from error
-    slope = cost_slope(costs, trace.block_tokens, max(2, trace.longest_request_blocks))
-    print(f"{profile}: a block at position i costs 1 + {slope:.4f} x i")
-    return slope
+    deepest = max(1, trace.longest_request_blocks)
+    dearest = parameters.costs(deepest)[-1]
+    print(f"{profile}: block {deepest} of a prompt costs {dearest:.4f} times the first")
+    return parameters
 
 
 def check_writable(path: Path | None) -> None:
@@ -209,14 +212,12 @@ def _draw_curve(
     block_bytes: float | None,
     out: Path,
 ) -> None:
-    from dataclasses import replace
-
     from vllm_pensieve.analysis.figures import draw_capacity_curve
     from vllm_pensieve.analysis.simulate import simulate as run
     from vllm_pensieve.analysis.simulate import total_cost
 
     results = run(trace, replace(simulation, capacities=capacities))
-    everything = total_cost(trace, simulation.parameters.cost_slope)
+    everything = total_cost(trace, simulation.parameters)
     gib_per_block = None if block_bytes is None else block_bytes / GIB
     draw_capacity_curve(results, trace, everything, gib_per_block, out)
     print(f"{out}: drawn")

@@ -52,7 +52,7 @@ def policies(
     """Hits and misses of cache policies over a range of capacities, as a table and one figure a policy."""
     from vllm_pensieve.analysis.cache_figures import draw_cache_hits, policy_title
     from vllm_pensieve.analysis.capacity import doubling_capacities, parse_capacities
-    from vllm_pensieve.analysis.policies.policy import Parameters
+    from vllm_pensieve.analysis.replay import Parameters
     from vllm_pensieve.analysis.simulate import (
         Simulation,
         default_cost_slope,
@@ -68,7 +68,7 @@ def policies(
     trace = read_trace(find_sized(prefix, block), strict=strict, block_tokens=block)
     unique = trace.unique_blocks
     capacities = parse_capacities(capacity, unique) if capacity else doubling_capacities(unique)
-    parameters = Parameters(default_cost_slope(trace))
+    parameters = Parameters.by_slope(default_cost_slope(trace))
     results = simulate(trace, Simulation(names, tuple(capacities), parameters))
     print_trace(trace)
     print_hits(results)
@@ -121,7 +121,7 @@ def analyze_all(
 def _simulate_all(all_stats: list[PrefixStats], names: tuple[str, ...]) -> dict[str, list[Result]]:
     """Results by trace; traces of one workload at the same capacities, so that they can be compared."""
     from vllm_pensieve.analysis.capacity import doubling_capacities
-    from vllm_pensieve.analysis.policies.policy import Parameters
+    from vllm_pensieve.analysis.replay import Parameters
     from vllm_pensieve.analysis.simulate import Simulation, default_cost_slope, simulate
 
     largest: dict[str, int] = {}
@@ -134,7 +134,7 @@ def _simulate_all(all_stats: list[PrefixStats], names: tuple[str, ...]) -> dict[
             Simulation(
                 names,
                 tuple(doubling_capacities(largest[stats.workload_label])),
-                Parameters(default_cost_slope(stats.trace)),
+                Parameters.by_slope(default_cost_slope(stats.trace)),
             ),
         )
         for stats in all_stats
@@ -173,7 +173,7 @@ def mix(
     from vllm_pensieve.analysis.cache_figures import draw_mixed
     from vllm_pensieve.analysis.capacity import parse_capacities
     from vllm_pensieve.analysis.mixed import mixed_to_json, simulate_mixed, worth_keeping
-    from vllm_pensieve.analysis.policies.policy import Parameters
+    from vllm_pensieve.analysis.replay import Parameters
     from vllm_pensieve.analysis.simulate import Simulation, default_cost_slope
     from vllm_pensieve.cli.simulate_view import print_trace
     from vllm_pensieve.cli.trace_view import print_mixed
@@ -188,7 +188,7 @@ def mix(
     target = folder_for(out, folder)
     kept = tuple(cache_workloads.split(",")) if cache_workloads else worth_keeping(trace)
     capacities = tuple(parse_capacities(capacity, trace.unique_blocks))
-    parameters = Parameters(default_cost_slope(trace), cached_workloads=kept)
+    parameters = Parameters.by_slope(default_cost_slope(trace), cached_workloads=kept)
     results = simulate_mixed(trace, Simulation((), capacities, parameters))
     print_trace(trace)
     print_mixed(results, trace, kept, order)

@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
 ANALYTIC_STEP_TOKENS = 128
@@ -102,13 +104,6 @@ class AnalyticCostModel(CostModel):
         return self.linear / self.attention if self.attention else math.inf
 
 
-def cost_slope(costs: CostModel, block_tokens: int, blocks: int) -> float:
-    """The slope for which `1 + slope * i` comes closest to the cost of block i, that of the first being 1.
-
-    Least squares over that many blocks (2 or more) of one sequence; exact for the analytic model.
-    """
-    first = costs.span(0, block_tokens)
-    rises = [
-        costs.span(i * block_tokens, (i + 1) * block_tokens) / first - 1 for i in range(blocks)
-    ]
-    return sum(i * rise for i, rise in enumerate(rises)) / sum(i * i for i in range(blocks))
+def block_costs(costs: CostModel, block_tokens: int, blocks: int) -> NDArray[np.float64]:
+    """[blocks], what each block of a sequence costs to compute again when all before it is there."""
+    return np.array([costs.span(i * block_tokens, (i + 1) * block_tokens) for i in range(blocks)])

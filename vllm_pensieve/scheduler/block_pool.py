@@ -9,7 +9,7 @@ from typing_extensions import override
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_utils import BlockHash, make_block_hash_with_group_id
 
-from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.policies.order import Order
 from vllm_pensieve.scheduler.events import Announcer
 from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
@@ -35,7 +35,7 @@ class PensieveBlockPool(BlockPool):
 
     @classmethod
     def adopt(
-        cls, pool: BlockPool, order: EvictionOrder, block_size: int, clock: Callable[[], float]
+        cls, pool: BlockPool, order: Order, block_size: int, clock: Callable[[], float]
     ) -> None:
         """Turn a new, unused pool into one of ours in place: others hold references to it."""
         assert type(pool) is BlockPool, type(pool)
@@ -105,16 +105,14 @@ class PensieveBlockPool(BlockPool):
     def evict_blocks(self, block_ids: set[int]) -> None:
         super().evict_blocks(block_ids)
         self.content_version += 1
-        for block_id in block_ids:
-            self.free_block_queue.content_lost(self.blocks[block_id])
+        self.free_block_queue.content_lost(self.blocks[block_id] for block_id in block_ids)
 
     @override
     def reset_prefix_cache(self) -> bool:
         if not super().reset_prefix_cache():
             return False
         self.content_version += 1
-        for block in self.blocks:
-            self.free_block_queue.content_lost(block)
+        self.free_block_queue.content_lost(self.blocks)
         if self.announcer is not None:
             self.announcer.cleared()
         return True
@@ -160,7 +158,7 @@ class WatchedBlockPool(PensieveBlockPool):
             key = block.block_hash
             if key is not None:
                 for watcher in self.watchers:
-                    watcher.cached(request.request_id, block.block_id, key, index * block_size)
+                    watcher.cached(request.request_id, block.block_id, key, index)
 
     @override
     def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
@@ -177,23 +175,30 @@ class WatchedBlockPool(PensieveBlockPool):
         idle = [block for block in freed if block.ref_cnt == 0 and block.block_hash is not None]
         if not idle:
             return
-        queue = self.free_block_queue
+        order = self.free_block_queue.order
         block_ids = [block.block_id for block in idle]
         keys = [block.block_hash for block in idle]
-        positions = [queue.position[block_id] for block_id in block_ids]
+        positions = order.position[block_ids].tolist()
+        now_s = float(order.last_use_s[block_ids[0]])
         for watcher in self.watchers:
-            watcher.idle(block_ids, keys, positions, queue.last_use_s[block_ids[0]])
+            watcher.idle(block_ids, keys, positions, now_s)
 
     @override
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
         self._leaving = []
         blocks = super().get_new_blocks(num_blocks)
         if self._leaving:
-            position, last_use_s = self.free_block_queue.position, self.free_block_queue.last_use_s
+            order = self.free_block_queue.order
+            gone = [(block_id, key) for block_id, key in self._leaving if self._is_gone(key)]
+            block_ids = [block_id for block_id, _ in gone]
             evicted = [
-                (block_id, key, position[block_id], last_use_s[block_id])
-                for block_id, key in self._leaving
-                if self._is_gone(key)
+                (block_id, key, position, last_use_s)
+                for (block_id, key), position, last_use_s in zip(
+                    gone,
+                    order.position[block_ids].tolist(),
+                    order.last_use_s[block_ids].tolist(),
+                    strict=True,
+                )
             ]
             for watcher in self.watchers:
                 watcher.evicted(evicted)

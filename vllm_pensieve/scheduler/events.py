@@ -73,7 +73,7 @@ class Announcer(SlotWatcher):
         self._lost: set[Hashable] = set()
 
     def load_from(self, position: int) -> None:
-        """Blocks with fewer tokens before them are computed rather than loaded."""
+        """Blocks with fewer blocks before them are computed rather than loaded."""
         self._worth_loading_from = position
 
     def _is_announced(self, key: Hashable | None) -> bool:

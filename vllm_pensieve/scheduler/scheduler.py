@@ -18,7 +18,9 @@ from vllm.v1.request import RequestStatus
 from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
-from vllm_pensieve.retention import EvictionOrder, make_order
+from vllm_pensieve.policies.order import Order, make_order
+from vllm_pensieve.policies.policy import Cache
+from vllm_pensieve.retention.cost_model import block_costs
 from vllm_pensieve.scheduler.adapters import AdaptersMixin
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
 from vllm_pensieve.scheduler.choices import keep_external_ids, parent_of
@@ -89,12 +91,14 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         self.costs = Costs.of(config, self.vllm_config)
         cost_model = self.costs.cost_model
 
-        def new_order() -> EvictionOrder:
-            return make_order(
-                config.eviction_policy, cost_model, block_size, config.cost_bucket_ratio
-            )
+        longest = cdiv(self.max_model_len, block_size)
+        prices = block_costs(cost_model, block_size, longest)
 
-        PensieveBlockPool.adopt(pool, new_order(), block_size, self._clock)
+        def new_order(ids: int) -> Order:
+            cache = Cache(ids, ids, prices, config.cost_bucket_ratio)
+            return make_order(config.eviction_policy, cache)
+
+        PensieveBlockPool.adopt(pool, new_order(len(pool.blocks)), block_size, self._clock)
         watchers: list[BlockWatcher] = []
         load_bytes = 0
         if isinstance(self.connector, PensieveConnector) and self.connector.num_slots:
@@ -109,8 +113,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
             WatchedBlockPool.attach(pool, watchers)
         restore_costs = self.costs.of_restoring(config, block_size, load_bytes)
         if pool.announcer is not None:
-            blocks = cdiv(self.max_model_len, block_size)
-            pool.announcer.load_from(restore_costs.first_worth_loading(blocks) * block_size)
+            pool.announcer.load_from(restore_costs.first_worth_loading(longest))
         self.kv_cache_manager = PensieveKVCacheManager.adopt(
             manager,
             self.pensieve_stats,

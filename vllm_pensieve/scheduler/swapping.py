@@ -16,7 +16,7 @@ from vllm.v1.request import RequestStatus
 from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.config import PensieveConfig
 from vllm_pensieve.metrics import PensieveStats
-from vllm_pensieve.retention import EvictionOrder
+from vllm_pensieve.policies.order import Order
 from vllm_pensieve.scheduler.hash_log import HashLog, tainted
 from vllm_pensieve.scheduler.seeds import SeedsMixin
 from vllm_pensieve.space.block_watcher import BlockWatcher
@@ -61,18 +61,18 @@ class SwappingMixin(SeedsMixin, Scheduler):
     def _add_host_tier(
         self,
         num_slots: int,
-        new_order: Callable[[], EvictionOrder],
+        new_order: Callable[[int], Order],
         config: PensieveConfig,
         on_dropped: Callable[[Hashable], None],
     ) -> list[BlockWatcher]:
         """Begin to use host memory; returns what must follow the pool's blocks, in this order.
 
-        on_dropped: called with the key of every block whose only copy is given up.
+        new_order: for that many ids. on_dropped: called with the key of every block whose only copy is given up.
         """
         num_blocks = self.kv_cache_manager.block_pool.num_gpu_blocks
         announcer = self.kv_cache_manager.block_pool.announcer
-        host = HostTier(num_slots, new_order(), on_dropped, announcer)
-        self.swapper = Swapper(host, new_order(), self._clock)
+        host = HostTier(num_slots, new_order(num_slots), on_dropped, announcer)
+        self.swapper = Swapper(host, new_order(num_blocks), self._clock)
         self._hash_log = HashLog()
         self._block_bytes = block_bytes(self.kv_cache_config)
         self._load_s_per_step = config.load_ms_per_step / 1e3

@@ -6,14 +6,14 @@ from collections.abc import Hashable, Sequence
 from typing import TypeAlias
 
 Evicted: TypeAlias = tuple[int, Hashable, int, float]
-"""A block that is overwritten in the step being built: block, key, tokens before it, when it was last used (s)."""
+"""A block that is overwritten in the step being built: block, key, blocks before it, when it was last used (s)."""
 
 
 class BlockWatcher:
     """Hears of blocks as they come and go; does nothing with it.
 
     A block's key names its content and all that stands before it; several blocks may hold the same. Positions are the
-    tokens before a block in its sequence.
+    blocks before a block in its sequence.
     """
 
     def cached(self, request_id: str, block_id: int, key: Hashable, position: int) -> None:

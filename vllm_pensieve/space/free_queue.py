@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.policies.order import Order
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
@@ -17,16 +17,14 @@ class RetentionFreeQueue:
     """Free blocks: empty ones leave first (the last freed first), then cached ones as the eviction order says.
 
     Stands in for vLLM's queue: vLLM's block pool calls it and it calls nothing back. A block is cached while it has a
-    hash. An empty block costs O(1), a cached one what the eviction order costs.
-
-    last_use_s, position: for each block, by id, when it last fell out of use, and the tokens before it then.
+    hash. When a block last fell out of use, and the blocks before it, stand in the order.
     """
 
     def __init__(
         self,
         blocks: Sequence[KVCacheBlock],
         free: Sequence[KVCacheBlock],
-        order: EvictionOrder,
+        order: Order,
         block_size: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -34,8 +32,6 @@ class RetentionFreeQueue:
         self.order = order
         self.evicted_blocks = 0
         self.num_free_blocks = 0
-        self.last_use_s = [0.0] * len(blocks)
-        self.position = [0] * len(blocks)
         self._blocks = blocks
         self._block_size = block_size
         self._clock = clock
@@ -69,7 +65,7 @@ class RetentionFreeQueue:
         if block.block_id in self._empty:
             del self._empty[block.block_id]
         else:
-            self.order.remove(block.block_id)
+            self.order.remove([block.block_id])
         self.num_free_blocks -= 1
 
     def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
@@ -86,21 +82,21 @@ class RetentionFreeQueue:
         """Add cached blocks that fell out of use now, the deepest of their sequence first."""
         if not blocks:
             return
-        now_s, size = self._clock(), self._block_size
-        block_ids = [block.block_id for block in blocks]
-        positions = [(block.block_hash_num_tokens or size) - size for block in blocks]
-        for block_id, position in zip(block_ids, positions, strict=True):
-            self.last_use_s[block_id] = now_s
-            self.position[block_id] = position
-        self.order.insert(block_ids, positions, now_s)
+        size = self._block_size
+        self.order.insert(
+            [block.block_id for block in blocks],
+            [(block.block_hash_num_tokens or size) // size - 1 for block in blocks],
+            self._clock(),
+        )
         self.num_free_blocks += len(blocks)
 
-    def content_lost(self, block: KVCacheBlock) -> None:
-        """The block lost its hash: if it is free it is now an empty one."""
-        if block.block_id in self.order:
-            self.order.remove(block.block_id)
-            self._empty[block.block_id] = None
-        self.order.forget(block.block_id)
+    def content_lost(self, blocks: Iterable[KVCacheBlock]) -> None:
+        """These blocks lost their hash: those that are free are now empty ones."""
+        block_ids = [block.block_id for block in blocks]
+        for block_id in block_ids:
+            if block_id in self.order:
+                self._empty[block_id] = None
+        self.order.forget(block_ids)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """All free blocks, the first to leave first. Changes nothing."""

@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
 
-from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.policies.order import Order
 
 
 class Beside(Enum):
@@ -22,7 +22,7 @@ class SlotWatcher:
     """Hears which blocks there are copies of, by the blocks' keys; does nothing with it."""
 
     def filled(self, key: Hashable, position: int) -> None:
-        """There is a copy now, or the copy that there is has become the only one. position: tokens before the block."""
+        """There is a copy now, or the copy that there is has become the only one. position: blocks before it."""
 
     def emptied(self, key: Hashable) -> None:
         """There is no copy any more."""
@@ -43,7 +43,7 @@ class HostTier:
     def __init__(
         self,
         num_slots: int,
-        order: EvictionOrder,
+        order: Order,
         on_dropped: Callable[[Hashable], None] | None = None,
         watcher: SlotWatcher | None = None,
     ) -> None:
@@ -63,7 +63,6 @@ class HostTier:
         self._slot_of: dict[Hashable, int] = {}
         self._key_of: dict[int, Hashable] = {}
         self._position_of: dict[int, int] = {}
-        self._last_use_s: dict[int, float] = {}  # of only copies
 
     def find(self, key: Hashable) -> int | None:
         """The slot with a copy of the block of this key, or None."""
@@ -87,8 +86,8 @@ class HostTier:
     ) -> int | None:
         """A slot for a copy that is made now; None if every slot is held.
 
-        position: tokens before the block. last_use_s: when the block was last used, if it leaves GPU memory now; None
-        if it is idle there.
+        position: blocks before it in its sequence. last_use_s: when the block was last used, if it leaves GPU memory
+        now; None if it is idle there.
         """
         assert key not in self._slot_of, key
         slot = self._take_slot(now_s)
@@ -109,7 +108,6 @@ class HostTier:
             slot = next(iter(self._busy))
         elif len(self._only) and len(self._idle) <= self._idle_share:
             slot = self._only.evict(1, now_s)[0]
-            del self._last_use_s[slot]
             self.dropped_blocks += 1
             if self._on_dropped is not None:
                 self._on_dropped(self._key_of[slot])
@@ -149,7 +147,6 @@ class HostTier:
 
     def _add_only(self, slot: int, last_use_s: float) -> None:
         self._only.insert([slot], [self._position_of[slot]], last_use_s)
-        self._last_use_s[slot] = last_use_s
 
     # -- loading
 
@@ -161,7 +158,8 @@ class HostTier:
         for slot in slots:
             self._holders[slot] += 1
             if slot not in self._held:
-                last_use_s = self._last_use_s[slot]
+                assert slot in self._only, slot
+                last_use_s = float(self._only.last_use_s[slot])
                 self._leave_state(slot)
                 self._held[slot] = (Beside.NOTHING, last_use_s)
 
@@ -201,7 +199,7 @@ class HostTier:
     def _forget(self, slot: int) -> None:
         if slot not in self._held:
             self._leave_state(slot)
-        self._only.forget(slot)
+        self._only.forget([slot])
         key = self._key_of.pop(slot)
         del self._slot_of[key], self._position_of[slot]
         self.version += 1
@@ -213,8 +211,7 @@ class HostTier:
         elif slot in self._idle:
             del self._idle[slot]
         elif slot in self._only:
-            self._only.remove(slot)
-            del self._last_use_s[slot]
+            self._only.remove([slot])
 
     # -- counts
 
@@ -243,6 +240,5 @@ class HostTier:
         assert in_use - set(self._held) <= set(self._key_of) <= in_use
         assert set(self._holders) == set(self._held)
         assert set(self._position_of) == set(self._key_of)
-        assert set(self._last_use_s) == only
         assert {key: slot for slot, key in self._key_of.items()} == self._slot_of
         assert not idle or not (self._held or self._busy)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence, 
 
 from typing_extensions import override
 
-from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.policies.order import Order
 from vllm_pensieve.space.block_watcher import BlockWatcher, Evicted
 from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.swap_plan import SwapPlan
@@ -31,7 +31,7 @@ class Swapper(BlockWatcher):
     def __init__(
         self,
         host: HostTier,
-        dirty: EvictionOrder,
+        dirty: Order,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.host = host
@@ -69,19 +69,18 @@ class Swapper(BlockWatcher):
         positions: Sequence[int],
         now_s: float,
     ) -> None:
-        dirty_ids: list[int] = []
-        dirty_positions: list[int] = []
-        self._dirty.remember(block_ids)
+        clean_ids: list[int] = []
         for block_id, key, position in zip(block_ids, keys, positions, strict=True):
             slot = self.host.find(key)
             if slot is not None:
                 self.host.block_idle(slot)
+                clean_ids.append(block_id)
             else:
                 self._dirty_key[block_id] = (key, position)
-                dirty_ids.append(block_id)
-                dirty_positions.append(position)
-        if dirty_ids:
-            self._dirty.insert(dirty_ids, dirty_positions, now_s)
+        # Clean ones too: the order may remember of a block how it was used before it becomes dirty.
+        self._dirty.insert(block_ids, positions, now_s)
+        if clean_ids:
+            self._dirty.remove(clean_ids)
 
     @override
     def in_use(self, block_id: int, key: Hashable) -> None:
@@ -92,8 +91,8 @@ class Swapper(BlockWatcher):
     def overwritten(self, block_id: int) -> None:
         # A step admits requests after it has preempted others, so what it loads is in use until it is built.
         assert block_id not in self._loads and block_id not in self._prefetches, block_id
-        self._no_longer_dirty(block_id)
-        self._dirty.forget(block_id)
+        self._dirty_key.pop(block_id, None)
+        self._dirty.forget([block_id])
 
     @override
     def evicted(self, blocks: Sequence[Evicted]) -> None:
@@ -127,15 +126,14 @@ class Swapper(BlockWatcher):
 
     @override
     def clear(self) -> None:
-        for block_id in list(self._dirty_key):
-            self._no_longer_dirty(block_id)
-        self._dirty.forget_all()
+        self._dirty_key.clear()
+        self._dirty.clear()
         self.host.clear()
 
     def _no_longer_dirty(self, block_id: int) -> bool:
         if self._dirty_key.pop(block_id, None) is None:
             return False
-        self._dirty.remove(block_id)
+        self._dirty.remove([block_id])
         return True
 
     # -- loads
@@ -225,11 +223,8 @@ class Swapper(BlockWatcher):
         if count <= 0:
             return copies
         now_s = self._clock()
-        for block_id in self._dirty.peek(
-            count, now_s
-        ):  # they stay in GPU memory, and are remembered
-            key, position = self._dirty_key[block_id]
-            self._no_longer_dirty(block_id)
+        for block_id in self._dirty.take(count, now_s):
+            key, position = self._dirty_key.pop(block_id)
             if self.host.find(key) is None:  # another block may have held the same
                 slot = self.host.store(key, position, now_s)
                 assert slot is not None

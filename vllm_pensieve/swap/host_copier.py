@@ -14,7 +14,7 @@ import torch
 from numba import njit
 from typing_extensions import override
 
-from vllm_pensieve.compat import let_vllm_scan_llvmlite
+from vllm_pensieve.policies.compiled import let_vllm_scan_llvmlite
 from vllm_pensieve.swap.copiers import Copier, CopyError, Indexes, Pairs, copy_error
 
 let_vllm_scan_llvmlite()

@@ -213,10 +213,12 @@ def play_arm(
         host_blocks=host_blocks,
     )
     if arm.scattered:
-        served.pool.free_block_queue.order = ScatteredOrder(seed=1)
+        blocks = len(served.pool.blocks)
+        served.pool.free_block_queue.order = ScatteredOrder(blocks, seed=1)
         if host_blocks:
-            served.scheduler.swapper.host._only = ScatteredOrder(seed=2)
-            served.scheduler.swapper._dirty = ScatteredOrder(seed=3)
+            host = served.scheduler.swapper.host
+            host._only = ScatteredOrder(host.num_slots, seed=2)
+            served.scheduler.swapper._dirty = ScatteredOrder(blocks, seed=3)
     if not arm.load:
         served.connector.worker.copier.load = lambda pairs: None
     if not arm.recompute:

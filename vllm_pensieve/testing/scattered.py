@@ -3,45 +3,65 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from typing import Any
 
-from vllm_pensieve.retention.eviction_order import EvictionOrder
+import numpy as np
+from typing_extensions import override
 
-LAST = 4096  # added to a rank
+from vllm_pensieve.policies.order import Ids, Order
+
+LAST = 128  # added to a rank, which is below a sequence's blocks
 
 
-class ScatteredOrder(EvictionOrder):
+class ScatteredOrder(Order):
     """Evicts at random places, but the deepest block of a sequence last."""
 
-    name = "scattered"
-
-    def __init__(self, seed: int) -> None:
+    def __init__(self, ids: int, seed: int) -> None:
+        self.position = np.zeros(ids, np.int32)
+        self.last_use_s = np.zeros(ids)
         self._random = random.Random(seed)
         self._rank: dict[int, float] = {}
 
-    def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
-        for index, (key, position) in enumerate(zip(keys, positions, strict=True)):
-            assert key not in self._rank
-            self._rank[key] = self._random.random() * (position + 1) + LAST * (index == 0)
+    @override
+    def insert(self, ids: Ids, positions: Ids, last_use_s: Any) -> None:
+        for index, (block, position) in enumerate(zip(ids, positions, strict=True)):
+            assert block not in self._rank
+            self._rank[block] = self._random.random() * (position + 1 / 32) + LAST * (index == 0)
+        self.position[ids], self.last_use_s[ids] = positions, last_use_s
 
-    def remove(self, key: int) -> None:
-        del self._rank[key]
+    @override
+    def remove(self, ids: Ids) -> None:
+        for block in ids:
+            del self._rank[block]
 
+    @override
     def evict(self, count: int, now_s: float) -> list[int]:
-        self._require(count)
-        keys = self.peek(count, now_s)
-        for key in keys:
-            del self._rank[key]
-        return keys
+        assert count <= len(self)
+        return self.take(count, now_s)
 
+    @override
+    def take(self, count: int, now_s: float) -> list[int]:
+        taken = self.peek(count, now_s)
+        self.remove(taken)
+        return taken
+
+    @override
     def peek(self, count: int, now_s: float) -> list[int]:
         return sorted(self._rank, key=self._rank.__getitem__)[:count]
 
+    @override
+    def forget(self, ids: Ids) -> None:
+        for block in ids:
+            self._rank.pop(block, None)
+
+    @override
     def __len__(self) -> int:
         return len(self._rank)
 
-    def __contains__(self, key: int) -> bool:
-        return key in self._rank
+    @override
+    def __contains__(self, block: int) -> bool:
+        return block in self._rank
 
+    @override
     def check_integrity(self) -> None:
         assert all(rank >= 0 for rank in self._rank.values())

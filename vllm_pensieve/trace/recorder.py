@@ -170,7 +170,9 @@ class TraceRecorder(BlockWatcher):
         if key not in self._blocks:
             request = self._requests.get(request_id)
             session_id = request.session_id if request else ""
-            self._blocks[key] = _Block(position, session_id, use_times_s=[self._clock()])
+            self._blocks[key] = _Block(
+                position * self._block_tokens, session_id, use_times_s=[self._clock()]
+            )
 
     def used(self, keys: Iterable[Hashable]) -> None:
         """A request that is admitted found these blocks."""

@@ -8,12 +8,11 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies.kernel import make_run
-from vllm_pensieve.analysis.policies.policy import Policy, Replay
-from vllm_pensieve.analysis.policies.queues import (
+from vllm_pensieve.policies.policy import Cache, Policy
+from vllm_pensieve.policies.queues import (
     QUEUE,
     Queues,
-    forget,
+    leave,
     length,
     new_queues,
     oldest,
@@ -36,9 +35,9 @@ class State(NamedTuple):
     capacity: int
 
 
-def new_state(replay: Replay) -> State:
-    queues = new_queues(replay.unique_blocks, resident=2, ghosts=2)
-    return State(queues, np.zeros(1), replay.capacity)
+def new_state(cache: Cache) -> State:
+    queues = new_queues(cache.ids, resident=2, ghosts=2)
+    return State(queues, np.zeros(1), cache.capacity)
 
 
 @register_jitable
@@ -62,7 +61,7 @@ def evict(state: State, incoming: int, now_s: float) -> int:
         if once_ghosts == 0 and length(queues, ONCE) > 0:
             victim = oldest(queues, ONCE)
             pull(queues, victim)
-            forget(queues, victim)
+            leave(queues, victim)
             return victim
         if once_ghosts > 0:
             _drop_oldest(queues, ONCE_GHOST)
@@ -99,7 +98,7 @@ def _replace(state: State, incoming_was_again: bool) -> int:
 def _drop_oldest(queues: Queues, queue: int) -> None:
     block = oldest(queues, queue)
     pull(queues, block)
-    forget(queues, block)
+    leave(queues, block)
 
 
 @register_jitable
@@ -110,8 +109,4 @@ def insert(state: State, block: int, position: int, now_s: float) -> None:
     push(state.queues, ONCE if queue == 0 else AGAIN, block)
 
 
-POLICY = Policy(
-    "arc",
-    "ARC: recency and frequency, balanced by what was evicted too early",
-    make_run(remove, evict, insert, new_state, deepest_first=True),
-)
+POLICY = Policy(new_state, remove, evict, insert)

@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 NEWER, OLDER, QUEUE, IN_USE = range(4)
-"""Columns. IN_USE is the simulator's: the request at hand uses the block, it must not be evicted."""
+"""Columns. IN_USE, set by who calls the policies: a request uses the block, it must not be evicted."""
 
 
 class Queues(NamedTuple):
@@ -51,7 +51,7 @@ def append(queues: Queues, queue: int, block: int) -> None:
 
 @register_jitable
 def unlink(queues: Queues, block: int) -> None:
-    """Take an appended block out of its queue. It still counts as resident, or as a ghost, until `forget`."""
+    """Take an appended block out of its queue. It still counts as resident, or as a ghost, until `leave`."""
     table = queues.table
     row = np.uint32(block)
     newer = np.uint32(table[row, NEWER])
@@ -75,7 +75,7 @@ def pull(queues: Queues, block: int) -> None:
 
 
 @register_jitable
-def forget(queues: Queues, block: int) -> None:
+def leave(queues: Queues, block: int) -> None:
     """A pulled block is neither resident nor remembered any more."""
     queues.table[block, QUEUE] = 0
 
@@ -94,6 +94,12 @@ def length(queues: Queues, queue: int) -> int:
 def oldest(queues: Queues, queue: int) -> int:
     """The oldest block; the queue's own row if it is empty."""
     return queues.table[queues.zero_row + queue, NEWER]
+
+
+@register_jitable
+def newest(queues: Queues, queue: int) -> int:
+    """The newest block; the queue's own row if it is empty."""
+    return queues.table[queues.zero_row + queue, OLDER]
 
 
 @register_jitable

@@ -12,11 +12,10 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies.kernel import make_run
-from vllm_pensieve.analysis.policies.policy import Policy, Replay
-from vllm_pensieve.analysis.policies.queues import (
+from vllm_pensieve.policies.policy import Cache, Policy
+from vllm_pensieve.policies.queues import (
     Queues,
-    forget,
+    leave,
     length,
     new_queues,
     oldest,
@@ -45,16 +44,16 @@ class State(NamedTuple):
     period: int
 
 
-def new_state(replay: Replay) -> State:
-    window = max(1, replay.capacity // 100)
+def new_state(cache: Cache) -> State:
+    window = max(1, cache.capacity // 100)
     return State(
-        new_queues(replay.unique_blocks, resident=3),
-        np.zeros(replay.unique_blocks, np.int32),
-        np.zeros(replay.unique_blocks, np.int32),
+        new_queues(cache.ids, resident=3),
+        np.zeros(cache.ids, np.int32),
+        np.zeros(cache.ids, np.int32),
         np.zeros(1, np.int64),
         window,
-        (replay.capacity - window) * 4 // 5,
-        PERIOD_FACTOR * replay.capacity,
+        (cache.capacity - window) * 4 // 5,
+        PERIOD_FACTOR * cache.capacity,
     )
 
 
@@ -90,7 +89,7 @@ def evict(state: State, incoming: int, now_s: float) -> int:
         else:
             victim = candidate
     pull(queues, victim)
-    forget(queues, victim)
+    leave(queues, victim)
     return victim
 
 
@@ -117,8 +116,4 @@ def _move_oldest(queues: Queues, source: int, target: int) -> None:
     push(queues, target, block)
 
 
-POLICY = Policy(
-    "w-tinylfu",
-    "W-TinyLFU: a window in front of a segmented LRU, admission by frequency",
-    make_run(remove, evict, insert, new_state, deepest_first=True),
-)
+POLICY = Policy(new_state, remove, evict, insert)

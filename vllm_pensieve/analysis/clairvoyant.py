@@ -8,46 +8,42 @@ libCacheSim's does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies.compiled import compiled
-from vllm_pensieve.analysis.policies.farthest import Times, farthest, new_times, put, take
-from vllm_pensieve.analysis.policies.kernel import SOURCES
-from vllm_pensieve.analysis.policies.policy import (
+from vllm_pensieve.analysis.replay import (
     ACCESSES,
     HITS_ANY,
     HITS_PREFIX,
-    MISSED_POSITIONS,
-    MISSED_POSITIONS_PREFIX,
+    HOLES,
+    PREFIX,
     REQUESTS,
-    TALLY_COLUMNS,
-    Policy,
+    Counts,
     Replay,
     Tally,
 )
+from vllm_pensieve.policies.compiled import compiled
+from vllm_pensieve.policies.farthest import Times, farthest, new_times, put, take
 
 NEVER = np.iinfo(np.int32).max
 
 
-def make_run(bypass: bool) -> Callable[[Replay, NDArray[np.int32]], Tally]:
-    """The `run` of MIN, with or without the right not to cache a block."""
-    kernel = make_kernel(bypass, SOURCES)
-
-    def run(replay: Replay, evictions: NDArray[np.int32]) -> Tally:
-        tally = np.zeros((len(replay.workloads), TALLY_COLUMNS), np.int64)
-        blocks = replay.stream.blocks
-        cached = np.zeros(replay.unique_blocks, np.bool_)
-        kernel(replay.stream, cached, new_times(len(blocks)), replay.capacity, tally, evictions)
-        return tally
-
-    return run
+def run_clairvoyant(
+    bypass: bool, replay: Replay, counts: Counts, evictions: NDArray[np.int32], sources: str
+) -> None:
+    """Add to the counts what MIN makes of a stream, with or without the right not to cache a block."""
+    kernel = _kernel(bypass, sources)
+    times = new_times(len(replay.stream.blocks))
+    cached = np.zeros(replay.cache.ids, np.bool_)
+    kernel(replay.stream, cached, times, replay.cache.capacity, *counts, evictions)
 
 
-def make_kernel(bypass: bool, sources: str) -> Callable[..., None]:
-    """Compile one variant. `sources` is in the code only to be part of its key on disk."""
+@cache
+def _kernel(bypass: bool, sources: str) -> Callable[..., None]:
+    """One variant of the loop. `sources` is in it only to be part of its key on disk."""
 
     @compiled
     def kernel(
@@ -56,6 +52,7 @@ def make_kernel(bypass: bool, sources: str) -> Callable[..., None]:
         times: Times,
         capacity: int,
         tally: Tally,
+        missed: NDArray[np.int64],
         evictions: NDArray[np.int32],
     ) -> None:
         assert sources
@@ -84,11 +81,11 @@ def make_kernel(bypass: bool, sources: str) -> Callable[..., None]:
                     tally[workload, HITS_ANY] += 1
                 else:
                     whole = False
-                    tally[workload, MISSED_POSITIONS] += position
+                    missed[HOLES, position] += 1
                 if whole:
                     tally[workload, HITS_PREFIX] += 1
                 else:
-                    tally[workload, MISSED_POSITIONS_PREFIX] += position
+                    missed[PREFIX, position] += 1
 
                 needed = next_use[access]
                 cached[block] = False
@@ -115,8 +112,3 @@ def make_kernel(bypass: bool, sources: str) -> Callable[..., None]:
                     put(times, needed)
 
     return kernel
-
-
-POLICY = Policy(
-    "min", "clairvoyant: what is needed last goes first, or is not kept", make_run(True)
-)

@@ -8,13 +8,12 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies.kernel import make_run
-from vllm_pensieve.analysis.policies.policy import Policy, Replay
-from vllm_pensieve.analysis.policies.queues import (
+from vllm_pensieve.policies.policy import Cache, Policy
+from vllm_pensieve.policies.queues import (
     Queues,
     append,
-    forget,
     in_use,
+    leave,
     new_queues,
     newer,
     oldest,
@@ -33,10 +32,10 @@ class State(NamedTuple):
     visited: NDArray[np.bool_]
 
 
-def new_state(replay: Replay) -> State:
-    queues = new_queues(replay.unique_blocks, resident=1)
+def new_state(cache: Cache) -> State:
+    queues = new_queues(cache.ids, resident=1)
     hand = np.array([queues.zero_row + CACHED], np.int32)
-    return State(queues, hand, np.zeros(replay.unique_blocks, np.bool_))
+    return State(queues, hand, np.zeros(cache.ids, np.bool_))
 
 
 @register_jitable
@@ -45,7 +44,7 @@ def remove(state: State, block: int) -> None:
 
 
 @register_jitable
-def evict(state: State, incoming: int, now_s: float) -> int:
+def choose(state: State, now_s: float) -> int:
     queues = state.queues
     begin_again = queues.zero_row + CACHED
     block = state.hand[0]
@@ -56,10 +55,24 @@ def evict(state: State, incoming: int, now_s: float) -> int:
             break
         state.visited[block] = False
         block = newer(queues, block)
-    state.hand[0] = newer(queues, block)
-    unlink(queues, block)
-    forget(queues, block)
+    state.hand[0] = block
     return block
+
+
+@register_jitable
+def forget(state: State, block: int) -> None:
+    if state.hand[0] == block:
+        state.hand[0] = newer(state.queues, block)
+    unlink(state.queues, block)
+    leave(state.queues, block)
+
+
+@register_jitable
+def evict(state: State, incoming: int, now_s: float) -> int:
+    victim = choose(state, now_s)
+    remove(state, victim)
+    forget(state, victim)
+    return victim
 
 
 @register_jitable
@@ -69,8 +82,4 @@ def insert(state: State, block: int, position: int, now_s: float) -> None:
         state.visited[block] = False
 
 
-POLICY = Policy(
-    "sieve",
-    "SIEVE: in order of arrival, sparing what was used since the last look",
-    make_run(remove, evict, insert, new_state, deepest_first=False),
-)
+POLICY = Policy(new_state, remove, evict, insert, choose, forget, deepest_first=False)

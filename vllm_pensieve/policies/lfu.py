@@ -8,10 +8,9 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies.heap import Heap, add, least, new_heap, take_out
-from vllm_pensieve.analysis.policies.kernel import make_run
-from vllm_pensieve.analysis.policies.policy import Policy, Replay
-from vllm_pensieve.analysis.policies.queues import QUEUE, Queues, forget, new_queues
+from vllm_pensieve.policies.heap import Heap, add, least, new_heap, take_out
+from vllm_pensieve.policies.policy import Cache, Policy
+from vllm_pensieve.policies.queues import QUEUE, Queues, leave, new_queues
 
 CACHED = 1
 
@@ -24,11 +23,11 @@ class State(NamedTuple):
     uses: NDArray[np.int32]
 
 
-def new_state(replay: Replay) -> State:
+def new_state(cache: Cache) -> State:
     return State(
-        new_queues(replay.unique_blocks, resident=1),
-        new_heap(replay.unique_blocks, replay.resident_blocks),
-        np.zeros(replay.unique_blocks, np.int32),
+        new_queues(cache.ids, resident=1),
+        new_heap(cache.ids, min(cache.capacity, cache.ids)),
+        np.zeros(cache.ids, np.int32),
     )
 
 
@@ -38,11 +37,21 @@ def remove(state: State, block: int) -> None:
 
 
 @register_jitable
+def choose(state: State, now_s: float) -> int:
+    return least(state.heap)
+
+
+@register_jitable
+def forget(state: State, block: int) -> None:
+    leave(state.queues, block)
+    state.uses[block] = 0
+
+
+@register_jitable
 def evict(state: State, incoming: int, now_s: float) -> int:
-    victim = least(state.heap)
-    take_out(state.heap, victim)
-    forget(state.queues, victim)
-    state.uses[victim] = 0
+    victim = choose(state, now_s)
+    remove(state, victim)
+    forget(state, victim)
     return victim
 
 
@@ -53,8 +62,4 @@ def insert(state: State, block: int, position: int, now_s: float) -> None:
     add(state.heap, block, float(state.uses[block]))
 
 
-POLICY = Policy(
-    "lfu",
-    "least frequently used",
-    make_run(remove, evict, insert, new_state, deepest_first=True),
-)
+POLICY = Policy(new_state, remove, evict, insert, choose, forget)

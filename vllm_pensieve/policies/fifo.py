@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from numba.extending import register_jitable
 
-from vllm_pensieve.analysis.policies.kernel import make_run
-from vllm_pensieve.analysis.policies.policy import Policy, Replay
-from vllm_pensieve.analysis.policies.queues import (
+from vllm_pensieve.policies.policy import Cache, Policy
+from vllm_pensieve.policies.queues import (
     Queues,
     append,
-    forget,
+    leave,
     new_queues,
     oldest,
     queue_of,
@@ -28,8 +27,8 @@ class State(NamedTuple):
     queues: Queues
 
 
-def new_state(replay: Replay) -> State:
-    return State(new_queues(replay.unique_blocks, resident=1))
+def new_state(cache: Cache) -> State:
+    return State(new_queues(cache.ids, resident=1))
 
 
 @register_jitable
@@ -41,7 +40,7 @@ def remove(state: State, block: int) -> None:
 def evict(state: State, incoming: int, now_s: float) -> int:
     victim = oldest(state.queues, CACHED)
     unlink(state.queues, victim)
-    forget(state.queues, victim)
+    leave(state.queues, victim)
     return victim
 
 
@@ -51,8 +50,4 @@ def insert(state: State, block: int, position: int, now_s: float) -> None:
         append(state.queues, CACHED, block)
 
 
-POLICY = Policy(
-    "fifo",
-    "first in, first out, the leading block of a request first",
-    make_run(remove, evict, insert, new_state, deepest_first=False),
-)
+POLICY = Policy(new_state, remove, evict, insert, deepest_first=False)

@@ -1,40 +1,34 @@
 """The loop that all policies share: look up a request's blocks, make room, let them fall out of use.
 
-A policy is three functions that may change its state and the queues, in the words of the server's eviction orders
-(`retention/eviction_order.py`):
-
-    remove(state, block)                    a resident block is used by the request at hand
-    evict(state, incoming, now_s) -> block  take out a resident block, to make room for `incoming`
-    insert(state, block, position, now_s)   a block falls out of use: one that was removed, or a new one
-
-A block that the request uses is evicted only by a policy that does not look at it; then it stays evicted.
-They are plain Python under `register_jitable`, compiled together with the loop, one machine code a policy.
+It is compiled together with the functions of a policy (`policies/policy.py`), one machine code a policy. A block that
+the request uses is evicted only by a policy that does not look at it; then it stays evicted.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies.compiled import compiled
-from vllm_pensieve.analysis.policies.policy import (
+from vllm_pensieve.analysis.clairvoyant import run_clairvoyant
+from vllm_pensieve.analysis.replay import (
     ACCESSES,
     HITS_ANY,
     HITS_PREFIX,
-    MISSED_POSITIONS,
-    MISSED_POSITIONS_PREFIX,
+    HOLES,
+    PREFIX,
     REQUESTS,
     TALLY_COLUMNS,
+    Counts,
     Replay,
     Tally,
 )
-from vllm_pensieve.analysis.policies.queues import IN_USE, QUEUE, Queues
+from vllm_pensieve.policies.compiled import compiled
+from vllm_pensieve.policies.policy import Clairvoyant, Policy, sources_digest
+from vllm_pensieve.policies.queues import IN_USE, QUEUE
 
 HIT, MISSING, ROOM_MADE = 1, 1, 2
 """Values of IN_USE: a resident block in use, a missing one, a missing one for which there is room."""
@@ -42,53 +36,26 @@ LOOK_AHEAD = 16
 """Accesses by which the flat loop reads a block's row before it is needed, so that it is in the processor's cache."""
 
 
-class State(Protocol):
-    """Every policy's state is a named tuple with queues; `QUEUE` of a block says whether it is resident."""
-
-    @property
-    def queues(self) -> Queues: ...
-
-
-def sources_digest() -> str:
-    """Of all files next to this one: compiled code that is kept on disk must not outlive them."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-SOURCES = sources_digest()
-
-
-def make_run(
-    remove: Callable[..., None],
-    evict: Callable[..., int],
-    insert: Callable[..., None],
-    new_state: Callable[[Replay], Any],
-    *,
-    deepest_first: bool,
-    keeps: Callable[[Replay], NDArray[np.bool_]] = lambda replay: np.ones(
-        len(replay.workloads), np.bool_
-    ),
-) -> Callable[[Replay, NDArray[np.int32]], Tally]:
-    """The `run` of a policy.
-
-    deepest_first: blocks of a request fall out of use from its end to its front, as vLLM frees them.
-    keeps: [workloads], whose requests may change the cache.
-    """
-    by_request = request_kernel(remove, evict, insert, SOURCES)
-    by_access = access_kernel(remove, evict, insert, SOURCES)
-
-    def run(replay: Replay, evictions: NDArray[np.int32]) -> Tally:
-        tally = np.zeros((len(replay.workloads), TALLY_COLUMNS), np.int64)
-        settings = (new_state(replay), replay.stream, replay.capacity, keeps(replay))
-        if replay.flat:
-            by_access(*settings, tally, evictions)
-        else:
-            by_request(*settings, deepest_first, tally, evictions)
-        return tally
-
-    return run
+def run(policy: Policy | Clairvoyant, replay: Replay, evictions: NDArray[np.int32]) -> Counts:
+    """The counts of a replay; evicted blocks go to `evictions` in order, as far as it is long."""
+    counts = Counts(
+        np.zeros((len(replay.keeps), TALLY_COLUMNS), np.int64),
+        np.zeros((2, len(replay.cache.costs) + 1), np.int64),
+    )
+    sources = sources_digest()
+    if isinstance(policy, Clairvoyant):
+        run_clairvoyant(policy.bypass, replay, counts, evictions, sources)
+        return Counts(counts.tally, counts.missed[:, :-1])
+    keeps = replay.keeps if policy.keeps_chosen_workloads else np.ones_like(replay.keeps)
+    settings = (policy.new_state(replay.cache), replay.stream, replay.cache.capacity, keeps)
+    functions = (policy.remove, policy.evict, policy.insert, sources)
+    if replay.flat:
+        access_kernel(*functions)(*settings, *counts, evictions)
+        counts.missed[PREFIX] = counts.missed[HOLES]
+    else:
+        request_kernel(*functions)(*settings, policy.deepest_first, *counts, evictions)
+        np.cumsum(counts.missed[PREFIX], out=counts.missed[PREFIX])
+    return Counts(counts.tally, counts.missed[:, :-1])
 
 
 @cache
@@ -108,6 +75,7 @@ def request_kernel(
         keeps: NDArray[np.bool_],
         deepest_first: bool,
         tally: Tally,
+        missed: NDArray[np.int64],
         evictions: NDArray[np.int32],
     ) -> None:
         assert sources
@@ -123,7 +91,7 @@ def request_kernel(
             kept_end = min(end, start + capacity) if keeps[workload] else start
 
             # Look up everything before anything changes.
-            hits = hits_prefix = missing = missed_positions = 0
+            hits = hits_prefix = missing = 0
             for access in range(start, end):
                 block = blocks[access]
                 if table[block, QUEUE] > 0:
@@ -134,11 +102,10 @@ def request_kernel(
                 else:
                     if hits == access - start:
                         hits_prefix = hits
-                        missed = end - access
-                        tally[workload, MISSED_POSITIONS_PREFIX] += (
-                            missed * (first_position + access - start) + missed * (missed - 1) // 2
-                        )
-                    missed_positions += first_position + access - start
+                        # Where the count rises and falls again; the sums are made at the end.
+                        missed[PREFIX, first_position + access - start] += 1
+                        missed[PREFIX, first_position + end - start] -= 1
+                    missed[HOLES, first_position + access - start] += 1
                     if access < kept_end and table[block, IN_USE] == 0:
                         table[block, IN_USE] = MISSING
                         missing += 1
@@ -147,7 +114,6 @@ def request_kernel(
             tally[workload, ACCESSES] += length
             tally[workload, HITS_ANY] += hits
             tally[workload, HITS_PREFIX] += hits if hits == length else hits_prefix
-            tally[workload, MISSED_POSITIONS] += missed_positions
 
             # Make room. A request longer than the cache keeps its leading blocks.
             if missing > capacity - resident:
@@ -195,6 +161,7 @@ def access_kernel(
         capacity: int,
         keeps: NDArray[np.bool_],
         tally: Tally,
+        missed: NDArray[np.int64],
         evictions: NDArray[np.int32],
     ) -> int:
         assert sources
@@ -214,7 +181,7 @@ def access_kernel(
                     continue
                 remove(state, block)
             else:
-                tally[workload, MISSED_POSITIONS] += positions[access]
+                missed[HOLES, positions[access]] += 1
                 if not keeps[workload]:
                     continue
                 if resident < capacity:
@@ -229,7 +196,6 @@ def access_kernel(
             tally[workload, ACCESSES] += 1
         tally[:, REQUESTS] = tally[:, ACCESSES]
         tally[:, HITS_PREFIX] = tally[:, HITS_ANY]
-        tally[:, MISSED_POSITIONS_PREFIX] = tally[:, MISSED_POSITIONS]
         return looked_ahead
 
     return kernel

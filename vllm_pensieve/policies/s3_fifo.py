@@ -12,13 +12,12 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.policies.kernel import make_run
-from vllm_pensieve.analysis.policies.policy import Policy, Replay
-from vllm_pensieve.analysis.policies.queues import (
+from vllm_pensieve.policies.policy import Cache, Policy
+from vllm_pensieve.policies.queues import (
     QUEUE,
     Queues,
-    forget,
     in_use,
+    leave,
     length,
     new_queues,
     oldest,
@@ -45,15 +44,15 @@ class State(NamedTuple):
     ghost_size: int
 
 
-def new_state(replay: Replay) -> State:
-    small = max(1, int(replay.capacity * 0.1))
+def new_state(cache: Cache) -> State:
+    small = max(1, int(cache.capacity * 0.1))
     return State(
-        new_queues(replay.unique_blocks, resident=2, ghosts=1),
-        np.zeros(replay.unique_blocks, np.int32),
+        new_queues(cache.ids, resident=2, ghosts=1),
+        np.zeros(cache.ids, np.int32),
         np.zeros(1, np.bool_),
         small,
-        replay.capacity - small,
-        int(replay.capacity * 0.9),
+        cache.capacity - small,
+        int(cache.capacity * 0.9),
     )
 
 
@@ -90,12 +89,12 @@ def _evict_small(state: State) -> int:
             push(queues, MAIN, block)
             state.uses[block] = 0
             continue
-        forget(queues, block)
+        leave(queues, block)
         if state.ghost_size > 0:
             if length(queues, GHOST) == state.ghost_size:
                 dropped = oldest(queues, GHOST)
                 pull(queues, dropped)
-                forget(queues, dropped)
+                leave(queues, dropped)
             push(queues, GHOST, block)
         return block
     return -1
@@ -117,7 +116,7 @@ def _evict_main(state: State) -> int:
             state.uses[block] = min(state.uses[block], MOST_USES) - 1
             used_in_a_row = 0
         else:
-            forget(queues, block)
+            leave(queues, block)
             return block
     return -1
 
@@ -135,8 +134,4 @@ def insert(state: State, block: int, position: int, now_s: float) -> None:
     state.uses[block] = 0
 
 
-POLICY = Policy(
-    "s3-fifo",
-    "S3-FIFO: a small queue on probation, a main queue, ghosts",
-    make_run(remove, evict, insert, new_state, deepest_first=False),
-)
+POLICY = Policy(new_state, remove, evict, insert, deepest_first=False)
