@@ -109,7 +109,7 @@ def test_a_request_may_lose_its_place_between_two_stages(
         world.abort(request)
     else:
         world.preempt(request, drop_stale_output=end == "preempt and drop")
-    assert not world.walks and not world.swapper.host._held
+    assert not world.walks and not world.swapper.host._holders
     again = world.add(prompt)
     world.abort(other)
     world.drain()

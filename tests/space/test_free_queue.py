@@ -83,9 +83,9 @@ def test_a_vllm_pool_works_on_the_queue_through_random_use(policy):
     from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
     from vllm_pensieve.space.clock import StepClock
 
-    pool = BlockPool(64, enable_caching=True, hash_block_size=BLOCK)
+    stock = BlockPool(64, enable_caching=True, hash_block_size=BLOCK)
     order = order_of(policy, ids=64, ratio=1.05)
-    PensieveBlockPool.adopt(pool, order, BLOCK, StepClock())
+    pool = PensieveBlockPool.adopt(stock, (), order, BLOCK, StepClock())
     random = Random(policy)
     in_use, hashes = [], 0
     for _ in range(2000):

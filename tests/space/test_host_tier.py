@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.policies.orders import SERVED, order_of
 from vllm_pensieve.retention import AnalyticCostModel
+from vllm_pensieve.space.block_watcher import Evicted
 from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.swapper import Swapper
 
@@ -24,8 +25,24 @@ def tier():
     return HostTier(3, order())
 
 
+def store(tier, key, position, now_s):
+    (slot,) = tier.store([key], [position], now_s)
+    return slot
+
+
 def fill(tier, keys="abc"):
-    return [tier.store(key, i, now_s=0.0) for i, key in enumerate(keys)]
+    return [store(tier, key, i, now_s=0.0) for i, key in enumerate(keys)]
+
+
+def gone(tier, slot, last_use_s, position=0):
+    tier.gone([slot], [position], [last_use_s])
+
+
+def evict(swapper, block, key, position, last_use_s):
+    swapper.evicted([block], Evicted([block], [key], [position], [last_use_s]))
+
+
+NONE = Evicted((), (), (), ())
 
 
 def test_a_copy_is_found_by_its_key(tier):
@@ -36,9 +53,9 @@ def test_a_copy_is_found_by_its_key(tier):
 
 def test_copies_of_busy_blocks_give_way_first(tier):
     _, only, busy = fill(tier)
-    tier.block_gone(only, 0.0)
-    tier.block_in_use(busy)
-    assert tier.store("d", 0, 1.0) == busy
+    gone(tier, only, 0.0)
+    tier.in_use([busy])
+    assert store(tier, "d", 0, 1.0) == busy
     assert tier.find("c") is None and tier.dropped_blocks == 0, "block c is still in GPU memory"
 
 
@@ -46,39 +63,39 @@ def test_a_quarter_of_the_slots_may_hold_copies_of_idle_blocks_before_only_copie
     tier = HostTier(8, order())
     slots = fill(tier, "abcdefgh")
     for slot in slots[2:]:
-        tier.block_gone(slot, 0.0)
+        gone(tier, slot, 0.0)
     assert tier.room == 0, "two of eight are idle: no copy ahead of time takes an only copy's place"
-    assert tier.store("i", 0, 1.0) == slots[2] and tier.dropped_blocks == 1
-    assert tier.store("j", 0, 1.0) == slots[2], (
+    assert store(tier, "i", 0, 1.0) == slots[2] and tier.dropped_blocks == 1
+    assert store(tier, "j", 0, 1.0) == slots[2], (
         "now three are idle, and the last of them goes first"
     )
     assert tier.find("i") is None and tier.dropped_blocks == 1
-    tier.block_in_use(slots[0])
+    tier.in_use([slots[0]])
     assert tier.room == 1
 
 
 def test_the_copies_of_idle_blocks_give_way_when_there_is_nothing_else(tier):
     slots = fill(tier)
-    assert tier.store("d", 0, 1.0) == slots[-1]
+    assert store(tier, "d", 0, 1.0) == slots[-1]
 
 
 def test_only_copies_give_way_by_retention_value():
     tier = HostTier(2, order("retention"))
-    shallow, deep = tier.store("shallow", 0, 0.0), tier.store("deep", 100, 0.0)
-    tier.block_gone(deep, 0.0)
-    tier.block_gone(shallow, 0.0)
-    assert tier.store("new", 0, 5.0) == shallow, "it is the cheaper one to compute again"
+    shallow, deep = store(tier, "shallow", 0, 0.0), store(tier, "deep", 100, 0.0)
+    gone(tier, deep, 0.0, 100)
+    gone(tier, shallow, 0.0)
+    assert store(tier, "new", 0, 5.0) == shallow, "it is the cheaper one to compute again"
 
 
 def test_held_copies_never_give_way(tier):
     slots = fill(tier)
     for slot in slots:
-        tier.block_gone(slot, 0.0)
+        gone(tier, slot, 0.0)
     tier.hold(slots)
-    assert tier.store("d", 0, 1.0) is None
+    assert tier.keep(["d"], [0], [0.0], 1.0) == [None]
     assert tier.only_copies == 3
     tier.release(slots)
-    assert tier.store("d", 0, 1.0) == slots[0]
+    assert store(tier, "d", 0, 1.0) == slots[0]
     tier.check_integrity()
 
 
@@ -86,30 +103,30 @@ def test_what_a_step_has_left_is_noticed(tier):
     (slot,) = fill(tier, "a")
     swapper = Swapper(tier, order())
     swapper.check_integrity(unused={1}, idle=True)
-    tier.block_gone(slot, 0.0)
+    gone(tier, slot, 0.0)
     tier.hold([slot])
     swapper.check_integrity(unused={1})
     with pytest.raises(AssertionError):
         swapper.check_integrity(unused={1}, idle=True)
     tier.release([slot])
-    swapper.evicted([(1, "b", 0, 0.0)])
+    evict(swapper, 1, "b", 0, 0.0)
     with pytest.raises(AssertionError):
         swapper.check_integrity(unused={1}, idle=True)
     swapper.take_plan(ahead=0)
     swapper.check_integrity(unused={1}, idle=True)
-    swapper.idle([2], ["c"], [0], 0.0)
+    swapper.freed([2], ["c"], [0], 0.0)
     with pytest.raises(AssertionError):
         swapper.check_integrity(unused={1})
 
 
 def test_a_held_copy_whose_block_is_loaded_meanwhile_is_a_busy_one_when_released(tier):
     slots = fill(tier)
-    tier.block_gone(slots[0], 0.0)
+    gone(tier, slots[0], 0.0)
     tier.hold(slots[:1])
-    tier.block_in_use(slots[0])
+    tier.in_use([slots[0]])
     tier.release(slots[:1])
     assert tier.only_copies == 0
-    assert tier.store("d", 0, 1.0) == slots[0]
+    assert store(tier, "d", 0, 1.0) == slots[0]
 
 
 def test_discarded_slots_are_free_and_not_found(tier):
@@ -126,9 +143,9 @@ def test_a_copy_that_gives_way_in_the_step_that_planned_it_is_not_made():
     host = HostTier(4, order("retention"))
     swapper = Swapper(host, order("retention"), lambda: 10.0)
     for key in "abc":
-        host.block_gone(host.store(key, 100, 0.0), last_use_s=9.0)
-    swapper.evicted([(1, "shallow", 0, 0.0)])  # worth least
-    swapper.idle([2], ["d"], [100], 9.0)
+        gone(host, store(host, key, 100, 0.0), 9.0, 100)
+    evict(swapper, 1, "shallow", 0, 0.0)  # worth least
+    swapper.freed([2], ["d"], [100], 9.0)
     plan = swapper.take_plan(ahead=1)
     plan.check_integrity()
     assert plan.stores == () and [block for block, _ in plan.ahead] == [2]
@@ -139,24 +156,24 @@ def test_a_copy_that_gives_way_in_the_step_that_planned_it_is_not_made():
 def test_a_block_that_is_used_again_is_copied_ahead_when_it_will_leave(policy, first):
     swapper = Swapper(HostTier(9, order(policy)), order(policy), lambda: 10.0)
     for block, key in ((1, "a"), (2, "b")):
-        swapper.idle([block], [key], [0], 1.0)
-    swapper.in_use(1, "a")
-    swapper.idle([1], ["a"], [0], 2.0)
+        swapper.freed([block], [key], [0], 1.0)
+    swapper.touched([1], ["a"])
+    swapper.freed([1], ["a"], [0], 2.0)
     assert [block for block, _ in swapper.take_plan(ahead=1).ahead] == [first]
 
 
 def test_with_fifo_a_block_keeps_its_place_while_it_is_clean():
     swapper = Swapper(HostTier(9, order("fifo")), order("fifo"), lambda: 10.0)
     for block, key in ((1, "a"), (2, "b")):
-        swapper.idle([block], [key], [0], 1.0)
+        swapper.freed([block], [key], [0], 1.0)
     ((_, slot),) = swapper.take_plan(ahead=1).ahead
-    swapper.in_use(1, "a")
+    swapper.touched([1], ["a"])
     swapper.host.discard([slot])
-    swapper.idle([1], ["a"], [0], 2.0)
+    swapper.freed([1], ["a"], [0], 2.0)
     assert [block for block, _ in swapper.take_plan(ahead=1).ahead] == [1]
-    swapper.in_use(1, "a")
-    swapper.overwritten(1)  # its content is gone: what it holds next is new
-    swapper.idle([1], ["c"], [0], 3.0)
+    swapper.touched([1], ["a"])
+    swapper.evicted([1], NONE)  # its content is gone: what it holds next is new
+    swapper.freed([1], ["c"], [0], 3.0)
     assert [block for block, _ in swapper.take_plan(ahead=1).ahead] == [2]
 
 
@@ -189,7 +206,7 @@ class PoolAndTier(RuleBasedStateMachine):
             self.next_block += 1
             self.in_use[block] = (key, key)
             self.gpu[block] = key
-            self.swapper.cached("request", block, key, key)
+            self.swapper.hashed("request", [block], [key], key)
 
     @precondition(lambda self: self.in_use.keys() - self.loading)
     @rule(data=st.data())
@@ -202,7 +219,7 @@ class PoolAndTier(RuleBasedStateMachine):
         entries = [self.idle[block] for block in blocks]
         keys, positions = zip(*entries, strict=True)
         self.order.insert(blocks, positions, self.now)
-        self.swapper.idle(blocks, keys, positions, self.now)
+        self.swapper.freed(blocks, keys, positions, self.now)
 
     @precondition(lambda self: self.idle)
     @rule(data=st.data())
@@ -210,7 +227,7 @@ class PoolAndTier(RuleBasedStateMachine):
         block = data.draw(st.sampled_from(sorted(self.idle)))
         self.in_use[block] = self.idle.pop(block)
         self.order.remove([block])
-        self.swapper.in_use(block, self.in_use[block][0])
+        self.swapper.touched([block], [self.in_use[block][0]])
 
     @precondition(lambda self: self.idle)
     @rule(data=st.data())
@@ -218,19 +235,17 @@ class PoolAndTier(RuleBasedStateMachine):
         block = data.draw(st.sampled_from(sorted(self.idle)))
         key, position = self.idle.pop(block)
         self.content_is_gone(block)
-        self.swapper.overwritten(block)
-        if not self.holders(key):
-            self.swapper.evicted([(block, key, position, self.now)])
+        last = NONE if self.holders(key) else Evicted([block], [key], [position], [self.now])
+        self.swapper.evicted([block], last)
 
     @precondition(lambda self: self.idle)
     @rule(data=st.data())
     def lose_content(self, data):
         block = data.draw(st.sampled_from(sorted(self.idle)))
-        key, _ = self.idle.pop(block)
+        key, position = self.idle.pop(block)
         self.content_is_gone(block)
-        self.swapper.overwritten(block)
-        if not self.holders(key):
-            self.swapper.content_lost(key)
+        last = ([], []) if self.holders(key) else ([key], [position])
+        self.swapper.content_lost([block], *last)
 
     def content_is_gone(self, block):
         self.order.remove([block])
@@ -241,16 +256,16 @@ class PoolAndTier(RuleBasedStateMachine):
         host = self.swapper.host
         wanted = {key: host.find(key) for key in keys if not self.holders(key)}
         slots = {key: slot for key, slot in wanted.items() if slot is not None}
-        host.hold(slots.values())
+        host.hold(list(slots.values()))
         if not fits:
-            host.release(slots.values())
+            host.release(list(slots.values()))
             return
         for key, slot in slots.items():
             block = self.next_block
             self.next_block += 1
             self.in_use[block] = (key, key)
             self.gpu[block] = None
-            self.swapper.cached("request", block, key, key)
+            self.swapper.hashed("request", [block], [key], key)
             self.swapper.load(slot, block)
             self.loading.add(block)
 

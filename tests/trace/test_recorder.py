@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from vllm_pensieve.space.block_watcher import Evicted
 from vllm_pensieve.space.sessions import Session, Turn
 from vllm_pensieve.trace.names import Names
 from vllm_pensieve.trace.readers import read_trace
@@ -108,15 +109,15 @@ def test_a_request_that_is_never_admitted_is_recorded_too(world):
 def test_a_block_is_recorded_when_its_last_copy_goes(world):
     recorder = world.recorder
     recorder.arrived("r", turn("alice"))
-    recorder.cached("r", 1, b"a", 2)
+    recorder.hashed("r", [1], [b"a"], 2)
     world.now_s += 10
     recorder.used([b"a", b"unknown"])
     world.now_s += 5
     recorder.used([b"a"])
     world.in_host_memory.add(b"a")
-    recorder.evicted([(1, b"a", 64, 0.0)])
-    recorder.cached("r", 2, b"a", 2)  # loaded again: the same life
-    recorder.evicted([(2, b"a", 64, 0.0)])
+    recorder.evicted([1], Evicted([1], [b"a"], [2], [0.0]))
+    recorder.hashed("r", [2], [b"a"], 2)  # loaded again: the same life
+    recorder.evicted([2], Evicted([2], [b"a"], [2], [0.0]))
     world.now_s += 1
     recorder.dropped(b"a")
     (record,) = world.written("blocks")
@@ -129,7 +130,7 @@ def test_a_block_is_recorded_when_its_last_copy_goes(world):
 def test_records_that_are_lost_are_told(world):
     assert world.recorder.lost is None
     for _ in range(3):
-        world.recorder.cached("r", 1, "no key that a record can be made of", 0)
+        world.recorder.hashed("r", [1], ["no key that a record can be made of"], 0)
         world.recorder.clear()
     world.recorder.close()
     assert world.recorder.records_lost == 3
@@ -140,7 +141,7 @@ def test_clients_session_ids_are_hashed_inferred_ones_are_not(tmp_path):
     world = World(tmp_path, plain_session_ids=False)
     for number, given in enumerate(("alice@example.org", "bob", "alice@example.org")):
         world.recorder.arrived(f"r{number}", turn(given))
-        world.recorder.cached(f"r{number}", number, b"%d" % number, 0)
+        world.recorder.hashed(f"r{number}", [number], [b"%d" % number], 0)
         world.recorder.finished(f"r{number}", [], 5, 1, 0, "stop")
     world.recorder.arrived("r", turn("inferred-7", inferred=True))
     world.recorder.finished("r", [], 5, 1, 0, "stop")
@@ -198,14 +199,14 @@ def test_a_trace_that_is_continued_is_read_as_one_run_after_the_other(tmp_path):
 
 
 def test_blocks_left_at_the_end_are_alive_or_swapped(world):
-    world.recorder.cached("r", 1, b"a", 0)
-    world.recorder.cached("r", 2, b"b", 1)
+    world.recorder.hashed("r", [1], [b"a"], 0)
+    world.recorder.hashed("r", [2], [b"b"], 1)
     fates = {r["position"]: r["fate"] for r in world.written("blocks", is_resident=b"a".__eq__)}
     assert fates == {0: "alive", 32: "swapped"}
 
 
 def test_of_a_block_that_is_used_very_often_the_first_and_the_latest_times_are_kept(world):
-    world.recorder.cached("r", 1, b"a", 0)
+    world.recorder.hashed("r", [1], [b"a"], 0)
     for _ in range(1000):
         world.now_s += 1
         world.recorder.used([b"a"])

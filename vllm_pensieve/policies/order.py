@@ -35,6 +35,8 @@ class Order:
         self._positions = len(settings.costs)
         self._table: NDArray[np.int32] = self._state.queues.table
         self._length = 0
+        self._deepest_first = policy.deepest_first
+        self._is_compiled = False
         self._compiled = _compile(
             policy.remove,
             policy.evict,
@@ -53,6 +55,7 @@ class Order:
         self.forget([])
         self.evict(0, 0.0)
         self.take(0, 0.0)
+        self._is_compiled = True
 
     def insert(
         self, ids: Ids, positions: Ids, last_use_s: float | Sequence[float] | NDArray[np.float64]
@@ -64,6 +67,8 @@ class Order:
         Raises:
             KeyError: one is here already. IndexError: a position is beyond those that have a cost.
         """
+        if not len(ids) and self._is_compiled:
+            return
         blocks = _array(ids)
         depths = _array(positions)
         uses_s = np.ascontiguousarray(last_use_s, np.float64)  # at least one entry
@@ -73,8 +78,15 @@ class Order:
         )
         self._length += len(blocks)
 
+    def append(self, ids: Ids, positions: Ids, last_uses_s: Sequence[float]) -> None:
+        """Add blocks one after the other, as if each had been inserted alone."""
+        step = 1 if self._deepest_first else -1
+        self.insert(ids[::step], positions[::step], last_uses_s[::step])
+
     def remove(self, ids: Ids) -> None:
         """Take blocks out because they are used again. KeyError if one is not here."""
+        if not len(ids) and self._is_compiled:
+            return
         self._compiled.remove(self._state, _array(ids))
         self._length -= len(ids)
 
@@ -84,6 +96,8 @@ class Order:
         Raises:
             ValueError: fewer than `count` blocks are here; nothing was taken out.
         """
+        if not count and self._is_compiled:
+            return []
         if count > self._length:
             raise ValueError(f"{count} blocks to evict, but only {self._length} can be evicted")
         victims: list[int] = self._compiled.evict(self._state, count, float(now_s)).tolist()

@@ -46,20 +46,27 @@ class AdapterBlocks(BlockWatcher):
         return [key for key, of_key in self._adapters.items() if of_key == adapter]
 
     @override
-    def cached(self, request_id: str, block_id: int, key: Hashable, position: int) -> None:
+    def hashed(
+        self, request_id: str, block_ids: Sequence[int], keys: Sequence[Hashable], first: int
+    ) -> None:
         adapter = self._adapter_of(request_id)
         if adapter is not None:
-            self._adapters[key] = adapter
+            self._adapters.update(dict.fromkeys(keys, adapter))
 
     @override
-    def evicted(self, blocks: Sequence[Evicted]) -> None:
-        for _, key, _, _ in blocks:
-            self.content_lost(key)
+    def evicted(self, given_out: Sequence[int], last: Evicted) -> None:
+        self._left(last.keys)
 
     @override
-    def content_lost(self, key: Hashable) -> None:
-        if not self._in_host_memory(key):
-            self.dropped(key)
+    def content_lost(
+        self, block_ids: Sequence[int], keys: Sequence[Hashable], positions: Sequence[int]
+    ) -> None:
+        self._left(keys)
+
+    def _left(self, keys: Sequence[Hashable]) -> None:
+        for key in keys:
+            if not self._in_host_memory(key):
+                self.dropped(key)
 
     def dropped(self, key: Hashable) -> None:
         """There is no copy of the block any more."""

@@ -11,7 +11,8 @@ from vllm.v1.core.kv_cache_utils import BlockHash, make_block_hash_with_group_id
 
 from vllm_pensieve.policies.order import Order
 from vllm_pensieve.scheduler.events import Announcer
-from vllm_pensieve.space.block_watcher import BlockWatcher
+from vllm_pensieve.scheduler.made_anew import made_anew
+from vllm_pensieve.space.block_watcher import BlockWatcher, Evicted
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
 
 if TYPE_CHECKING:
@@ -23,28 +24,45 @@ GROUP_0 = make_block_hash_with_group_id(BlockHash(b""), 0)
 
 
 class PensieveBlockPool(BlockPool):
-    """A BlockPool whose free queue follows an eviction order.
+    """A BlockPool whose free queue follows an eviction order, and which notifies watchers of its cached blocks.
 
     content_version: changes whenever a lookup by hash could give another answer than before.
     announcer: decides which KV events routers hear; None while there are none.
+    watchers: are told of cached blocks that come and go, in this order.
     """
 
     free_block_queue: RetentionFreeQueue
     content_version: int
     announcer: Announcer | None
+    watchers: tuple[BlockWatcher, ...]
 
     @classmethod
     def adopt(
-        cls, pool: BlockPool, order: Order, block_size: int, clock: Callable[[], float]
-    ) -> None:
-        """Turn a new, unused pool into one of ours in place: others hold references to it."""
-        assert type(pool) is BlockPool, type(pool)
-        free = pool.free_block_queue.get_all_free_blocks()
-        pool.__class__ = cls
-        assert isinstance(pool, cls)
+        cls,
+        stock: BlockPool,
+        holders: Iterable[Any],
+        order: Order,
+        block_size: int,
+        clock: Callable[[], float],
+    ) -> PensieveBlockPool:
+        """One of ours in place of a new, unused pool, for those who hold it as their `block_pool`."""
+        pool = made_anew(cls, stock)
+        free = stock.free_block_queue.get_all_free_blocks()
         pool.free_block_queue = RetentionFreeQueue(pool.blocks, free, order, block_size, clock)
         pool.content_version = 0
         pool.announcer = Announcer(pool) if pool.enable_kv_cache_events else None
+        pool.watchers = ()
+        for holder in holders:
+            assert holder.block_pool is stock
+            holder.block_pool = pool
+        for block in pool.blocks:
+            if block.pool is stock:
+                block.pool = pool
+        return pool
+
+    def follow(self, watchers: Iterable[BlockWatcher]) -> None:
+        """Have these watchers notified; whoever others ask while they are notified comes before them."""
+        self.watchers = tuple(sorted(watchers, key=lambda watcher: watcher.asks_others))
 
     def keys(self, block_hashes: Sequence[BlockHash]) -> list[BlockHashWithGroupId]:
         """The keys under which the blocks of the one cache group are found."""
@@ -80,6 +98,12 @@ class PensieveBlockPool(BlockPool):
         self.content_version += 1
         if self.announcer is not None and num_cached_blocks < num_full_blocks:
             self.announcer.cached(request, num_cached_blocks, num_full_blocks, kv_cache_group_id)
+        if self.watchers:
+            hashed = [b for b in blocks[num_cached_blocks:num_full_blocks] if b._block_hash]
+            block_ids = [block.block_id for block in hashed]
+            keys = [block._block_hash for block in hashed]
+            for watcher in self.watchers:
+                watcher.hashed(request.request_id, block_ids, keys, num_cached_blocks)
 
     @override
     def emit_cached_block_events(
@@ -96,16 +120,57 @@ class PensieveBlockPool(BlockPool):
             super()._emit_block_removed_events(self.announcer.taken_back(block_hashes))
 
     @override
+    def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
+        unused = [b for b in blocks if not b.ref_cnt and b._block_hash] if self.watchers else []
+        with self.free_block_queue.removing_together():
+            super().touch(blocks)
+        if unused:
+            block_ids, keys = [b.block_id for b in unused], [b._block_hash for b in unused]
+            for watcher in self.watchers:
+                watcher.touched(block_ids, keys)
+
+    @override
+    def free_blocks(self, ordered_blocks: Iterable[KVCacheBlock]) -> None:
+        super().free_blocks(ordered_blocks)
+        freed = self.free_block_queue.take_freed()
+        if freed is not None and self.watchers:
+            block_ids, positions, now_s = freed
+            keys = [self.blocks[block_id]._block_hash for block_id in block_ids]
+            for watcher in self.watchers:
+                watcher.freed(block_ids, keys, positions, now_s)
+
+    @override
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
         if num_blocks > self.free_block_queue.empty_blocks:
             self.content_version += 1
-        return super().get_new_blocks(num_blocks)
+        blocks = super().get_new_blocks(num_blocks)
+        block_ids, keys = self.free_block_queue.take_evicted()
+        if block_ids and self.watchers:
+            last = {
+                key: block_id
+                for block_id, key, left in zip(block_ids, keys, self.find(keys), strict=True)
+                if left is None
+            }
+            ids, order = list(last.values()), self.free_block_queue.order
+            evicted = Evicted(
+                ids, list(last), order.position[ids].tolist(), order.last_use_s[ids].tolist()
+            )
+            for watcher in self.watchers:
+                watcher.evicted(block_ids, evicted)
+        return blocks
 
     @override
     def evict_blocks(self, block_ids: set[int]) -> None:
+        cached = [self.blocks[i] for i in block_ids if self.blocks[i]._block_hash is not None]
+        depths = {b._block_hash: (b.block_hash_num_tokens or 0) for b in cached}
         super().evict_blocks(block_ids)
         self.content_version += 1
         self.free_block_queue.content_lost(self.blocks[block_id] for block_id in block_ids)
+        if cached and self.watchers:
+            keys = [k for k, left in zip(depths, self.find(list(depths)), strict=True) if not left]
+            positions = [depths[key] // self.free_block_queue.block_size - 1 for key in keys]
+            for watcher in self.watchers:
+                watcher.content_lost([block.block_id for block in cached], keys, positions)
 
     @override
     def reset_prefix_cache(self) -> bool:
@@ -115,121 +180,6 @@ class PensieveBlockPool(BlockPool):
         self.free_block_queue.content_lost(self.blocks)
         if self.announcer is not None:
             self.announcer.cleared()
-        return True
-
-
-class WatchedBlockPool(PensieveBlockPool):
-    """A pool that notifies watchers of its cached blocks, in their order."""
-
-    watchers: tuple[BlockWatcher, ...]
-    _leaving: list[tuple[int, Any]]
-
-    @classmethod
-    def attach(cls, pool: PensieveBlockPool, watchers: Iterable[BlockWatcher]) -> None:
-        """Have the watchers follow the blocks of a new, unused pool."""
-        assert type(pool) is PensieveBlockPool, type(pool)
-        pool.__class__ = cls
-        assert isinstance(pool, cls)
-        pool.watchers = tuple(watchers)
-        pool._leaving = []  # blocks that lose their hash in the call under way, and their keys
-
-    @override
-    def cache_full_blocks(
-        self,
-        request: Request,
-        blocks: list[KVCacheBlock],
-        num_cached_blocks: int,
-        num_full_blocks: int,
-        block_size: int,
-        kv_cache_group_id: int,
-        block_mask: list[bool] | None = None,
-    ) -> None:
-        super().cache_full_blocks(
-            request,
-            blocks,
-            num_cached_blocks,
-            num_full_blocks,
-            block_size,
-            kv_cache_group_id,
-            block_mask,
-        )
-        for index in range(num_cached_blocks, num_full_blocks):
-            block = blocks[index]
-            key = block.block_hash
-            if key is not None:
-                for watcher in self.watchers:
-                    watcher.cached(request.request_id, block.block_id, key, index)
-
-    @override
-    def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
-        idle = [block for block in blocks if block.ref_cnt == 0 and block.block_hash is not None]
-        super().touch(blocks)
-        for watcher in self.watchers:
-            for block in idle:
-                watcher.in_use(block.block_id, block.block_hash)
-
-    @override
-    def free_blocks(self, ordered_blocks: Iterable[KVCacheBlock]) -> None:
-        freed = list(ordered_blocks)
-        super().free_blocks(freed)
-        idle = [block for block in freed if block.ref_cnt == 0 and block.block_hash is not None]
-        if not idle:
-            return
-        order = self.free_block_queue.order
-        block_ids = [block.block_id for block in idle]
-        keys = [block.block_hash for block in idle]
-        positions = order.position[block_ids].tolist()
-        now_s = float(order.last_use_s[block_ids[0]])
-        for watcher in self.watchers:
-            watcher.idle(block_ids, keys, positions, now_s)
-
-    @override
-    def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
-        self._leaving = []
-        blocks = super().get_new_blocks(num_blocks)
-        if self._leaving:
-            order = self.free_block_queue.order
-            gone = [(block_id, key) for block_id, key in self._leaving if self._is_gone(key)]
-            block_ids = [block_id for block_id, _ in gone]
-            evicted = [
-                (block_id, key, position, last_use_s)
-                for (block_id, key), position, last_use_s in zip(
-                    gone,
-                    order.position[block_ids].tolist(),
-                    order.last_use_s[block_ids].tolist(),
-                    strict=True,
-                )
-            ]
-            for watcher in self.watchers:
-                watcher.evicted(evicted)
-        return blocks
-
-    @override
-    def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
-        """Called for each block that is handed out, and for each whose hash is taken off."""
-        key = block.block_hash
-        if key is not None:
-            self._leaving.append((block.block_id, key))
-            for watcher in self.watchers:
-                watcher.overwritten(block.block_id)
-        return super()._maybe_evict_cached_block(block)
-
-    @override
-    def evict_blocks(self, block_ids: set[int]) -> None:
-        self._leaving = []
-        super().evict_blocks(block_ids)
-        for _, key in self._leaving:
-            if self._is_gone(key):
-                for watcher in self.watchers:
-                    watcher.content_lost(key)
-
-    def _is_gone(self, key: Any) -> bool:
-        return self.cached_block_hash_to_block.get_one_block(key) is None
-
-    @override
-    def reset_prefix_cache(self) -> bool:
-        if not super().reset_prefix_cache():
-            return False
         for watcher in self.watchers:
             watcher.clear()
         return True

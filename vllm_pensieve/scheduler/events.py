@@ -6,7 +6,7 @@ not use, and nothing in an order that a router cannot follow.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +123,8 @@ class Announcer(SlotWatcher):
     # -- host memory
 
     @override
-    def filled(self, key: Hashable, position: int) -> None:
-        self._new_copies[key] = position
+    def filled(self, keys: Sequence[Hashable], positions: Sequence[int]) -> None:
+        self._new_copies.update(zip(keys, positions, strict=True))
 
     @override
     def emptied(self, key: Hashable) -> None:

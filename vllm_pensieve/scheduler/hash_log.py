@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from typing_extensions import override
 
@@ -23,16 +23,22 @@ class Hashed(NamedTuple):
     key: Hashable
 
 
+_Hashed: TypeAlias = tuple[str, Sequence[int], Sequence[Hashable]]
+"""Blocks that were hashed together: for which request, their ids, their keys."""
+
+
 class HashLog(BlockWatcher):
     """The entries of every step in flight, the oldest first, and of the step being built."""
 
     def __init__(self) -> None:
-        self._steps: deque[list[Hashed]] = deque()
-        self._current: list[Hashed] = []
+        self._steps: deque[list[_Hashed]] = deque()
+        self._current: list[_Hashed] = []
 
     @override
-    def cached(self, request_id: str, block_id: int, key: Hashable, position: int) -> None:
-        self._current.append(Hashed(request_id, block_id, key))
+    def hashed(
+        self, request_id: str, block_ids: Sequence[int], keys: Sequence[Hashable], first: int
+    ) -> None:
+        self._current.append((request_id, block_ids, keys))
 
     def step_scheduled(self) -> None:
         """The step being built goes to the workers."""
@@ -50,7 +56,12 @@ class HashLog(BlockWatcher):
 
     def entries(self) -> list[Hashed]:
         """Everything since the oldest step in flight was built."""
-        return [entry for step in (*self._steps, self._current) for entry in step]
+        return [
+            Hashed(request_id, block_id, key)
+            for step in (*self._steps, self._current)
+            for request_id, block_ids, keys in step
+            for block_id, key in zip(block_ids, keys, strict=True)
+        ]
 
 
 def tainted(

@@ -22,7 +22,7 @@ from vllm_pensieve.policies.order import Order, make_order
 from vllm_pensieve.policies.policy import Cache
 from vllm_pensieve.retention.cost_model import block_costs
 from vllm_pensieve.scheduler.adapters import AdaptersMixin
-from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
+from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
 from vllm_pensieve.scheduler.choices import keep_external_ids, parent_of
 from vllm_pensieve.scheduler.costs import Costs
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
@@ -86,7 +86,6 @@ class PensieveMixin(AdaptersMixin, Scheduler):
     def _adopt(self, config: PensieveConfig) -> None:
         """Give the new, unused block pool and KV cache manager our classes."""
         manager = self.kv_cache_manager
-        pool = manager.block_pool
         block_size = manager.coordinator.single_type_managers[0].block_size
         self.costs = Costs.of(config, self.vllm_config)
         cost_model = self.costs.cost_model
@@ -98,7 +97,14 @@ class PensieveMixin(AdaptersMixin, Scheduler):
             cache = Cache(ids, ids, prices, config.cost_bucket_ratio)
             return make_order(config.eviction_policy, cache)
 
-        PensieveBlockPool.adopt(pool, new_order(len(pool.blocks)), block_size, self._clock)
+        stock = manager.block_pool
+        pool = PensieveBlockPool.adopt(
+            stock,
+            (manager, manager.coordinator, *manager.coordinator.single_type_managers),
+            new_order(stock.num_gpu_blocks),
+            block_size,
+            self._clock,
+        )
         watchers: list[BlockWatcher] = []
         load_bytes = 0
         if isinstance(self.connector, PensieveConnector) and self.connector.num_slots:
@@ -109,8 +115,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         if config.trace_prefix:
             watchers.append(self._start_trace(config, block_size, self._is_in_host_memory))
         watchers += self._follow_adapters()
-        if watchers:
-            WatchedBlockPool.attach(pool, watchers)
+        pool.follow(watchers)
         restore_costs = self.costs.of_restoring(config, block_size, load_bytes)
         if pool.announcer is not None:
             pool.announcer.load_from(restore_costs.first_worth_loading(longest))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vllm_pensieve.policies.order import Order
@@ -30,11 +31,14 @@ class RetentionFreeQueue:
     ) -> None:
         """blocks: all blocks, by id. free: those that are free now, none of them cached, the first to leave first."""
         self.order = order
+        self.block_size = block_size
         self.evicted_blocks = 0
         self.num_free_blocks = 0
         self._blocks = blocks
-        self._block_size = block_size
         self._clock = clock
+        self._removing: list[int] | None = None
+        self._freed: tuple[list[int], list[int], float] | None = None
+        self._evicted: tuple[list[int], list[Hashable]] = ([], [])
         self._empty: OrderedDict[int, None] = OrderedDict()  # the last leaves first
         self.prepend_n(list(free))
 
@@ -56,17 +60,36 @@ class RetentionFreeQueue:
         if n > from_empty:
             evicted = self.order.evict(n - from_empty, self._clock())
             self.evicted_blocks += len(evicted)
-            popped += [self._blocks[block_id] for block_id in evicted]
+            blocks = [self._blocks[block_id] for block_id in evicted]
+            self._evicted = (evicted, [block._block_hash for block in blocks])
+            popped += blocks
         self.num_free_blocks -= n
         return popped
+
+    def take_evicted(self) -> tuple[list[int], list[Hashable]]:
+        """Blocks that left with content since the last call, and what they held."""
+        evicted, self._evicted = self._evicted, ([], [])
+        return evicted
 
     def remove(self, block: KVCacheBlock) -> None:
         """Take a block out because it is used again. KeyError if it is not free."""
         if block.block_id in self._empty:
             del self._empty[block.block_id]
+        elif self._removing is not None:
+            self._removing.append(block.block_id)
         else:
             self.order.remove([block.block_id])
         self.num_free_blocks -= 1
+
+    @contextmanager
+    def removing_together(self) -> Iterator[None]:
+        """Cached blocks that are removed within it leave the order in one call at its end."""
+        self._removing = []
+        try:
+            yield
+        finally:
+            removed, self._removing = self._removing, None
+            self.order.remove(removed)
 
     def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
         """Add blocks without content; the first of them leaves next."""
@@ -82,13 +105,18 @@ class RetentionFreeQueue:
         """Add cached blocks that fell out of use now, the deepest of their sequence first."""
         if not blocks:
             return
-        size = self._block_size
-        self.order.insert(
-            [block.block_id for block in blocks],
-            [(block.block_hash_num_tokens or size) // size - 1 for block in blocks],
-            self._clock(),
-        )
+        size = self.block_size
+        block_ids = [block.block_id for block in blocks]
+        positions = [(block._block_hash_num_tokens or size) // size - 1 for block in blocks]
+        now_s = self._clock()
+        self.order.insert(block_ids, positions, now_s)
+        self._freed = (block_ids, positions, now_s)
         self.num_free_blocks += len(blocks)
+
+    def take_freed(self) -> tuple[list[int], list[int], float] | None:
+        """Ids and positions of the cached blocks that were added last, and when; None if there were none since."""
+        freed, self._freed = self._freed, None
+        return freed
 
     def content_lost(self, blocks: Iterable[KVCacheBlock]) -> None:
         """These blocks lost their hash: those that are free are now empty ones."""

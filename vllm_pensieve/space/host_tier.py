@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from enum import Enum
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+
+from typing_extensions import override
 
 from vllm_pensieve.policies.order import Order
+from vllm_pensieve.space.tier import Tier
 
-
-class Beside(Enum):
-    """What there is of a block in addition to its copy in host memory."""
-
-    BUSY = "in GPU memory and in use"
-    IDLE = "in GPU memory and unused"
-    NOTHING = "nothing: the copy is the only one"
+FREE, BUSY, IDLE, ONLY = range(4)
+"""A slot holds nothing; a copy of a block in GPU memory that is in use, or unused; the only copy."""
 
 
 class SlotWatcher:
     """Hears which blocks there are copies of, by the blocks' keys; does nothing with it."""
 
-    def filled(self, key: Hashable, position: int) -> None:
-        """There is a copy now, or the copy that there is has become the only one. position: blocks before it."""
+    def filled(self, keys: Sequence[Hashable], positions: Sequence[int]) -> None:
+        """There are copies now, or those that there are have become the only ones. positions: blocks before each."""
 
     def emptied(self, key: Hashable) -> None:
         """There is no copy any more."""
 
 
-class HostTier:
+class HostTier(Tier):
     """Which slot holds the copy of which block, and which copy gives way to a new one.
 
     Room is made from free slots, then from copies of busy blocks (the longest busy first: such a block can be stored
     again), then from only copies in the eviction order. Copies of idle blocks spare a store when those leave GPU
     memory, but what else they hold is worth more: beyond a quarter of the slots they go before only copies, and those
-    of the blocks that fell out of use last go first. Held slots never give way: the step being built reads them.
-
-    version: changes whenever `find` could give another answer than before.
-    dropped_blocks: only copies that gave way so far.
+    of the blocks that fell out of use last go first. Held slots never give way: a step reads them.
     """
 
     def __init__(
@@ -53,192 +47,233 @@ class HostTier:
         self.dropped_blocks = 0
         self._idle_share = num_slots // 4
         self._on_dropped = on_dropped
-        self._watcher = watcher or SlotWatcher()
-        self._only = order
-        self._busy: OrderedDict[int, None] = OrderedDict()
-        self._idle: OrderedDict[int, None] = OrderedDict()
-        self._held: dict[int, tuple[Beside, float]] = {}  # state to enter when released, last use
-        self._holders: Counter[int] = Counter()
-        self._free = list(range(num_slots - 1, -1, -1))
+        self._watcher = watcher
         self._slot_of: dict[Hashable, int] = {}
-        self._key_of: dict[int, Hashable] = {}
-        self._position_of: dict[int, int] = {}
+        self._key: list[Hashable] = [None] * num_slots
+        self._state = bytearray(num_slots)
+        self._free = list(range(num_slots - 1, -1, -1))
+        # Slots with copies of blocks in GPU memory, in the order in which those came into use, or fell out of it.
+        self._busy: dict[int, None] = {}
+        self._idle: dict[int, None] = {}
+        self._order = order  # of only copies that are not held; knows the position and last use of those that are
+        self._holders: Counter[int] = Counter()
 
+    @override
     def find(self, key: Hashable) -> int | None:
-        """The slot with a copy of the block of this key, or None."""
         return self._slot_of.get(key)
 
+    @override
     def find_all(self, keys: Iterable[Hashable]) -> list[int | None]:
-        """As `find`, for each key."""
         return list(map(self._slot_of.get, keys))
 
     # -- storing
 
     @property
+    @override
     def room(self) -> int:
-        """Copies of idle blocks that can be stored ahead of time."""
         at_once = len(self._free) + len(self._busy)
-        beside_only_copies = min(len(self._only), self._idle_share - len(self._idle) - at_once)
+        beside_only_copies = min(len(self._order), self._idle_share - len(self._idle) - at_once)
         return at_once + max(beside_only_copies, 0)
 
-    def store(
-        self, key: Hashable, position: int, now_s: float, last_use_s: float | None = None
-    ) -> int | None:
-        """A slot for a copy that is made now; None if every slot is held.
+    @override
+    def store(self, keys: Sequence[Hashable], positions: Sequence[int], now_s: float) -> list[int]:
+        slots = self._take_slots(len(keys), now_s)
+        assert len(slots) == len(keys), (len(slots), len(keys))
+        self._fill(slots, keys, positions, IDLE)
+        self._idle.update(dict.fromkeys(slots))
+        return slots
 
-        position: blocks before it in its sequence. last_use_s: when the block was last used, if it leaves GPU memory
-        now; None if it is idle there.
-        """
-        assert key not in self._slot_of, key
-        slot = self._take_slot(now_s)
-        if slot is not None:
-            self._slot_of[key], self._key_of[slot], self._position_of[slot] = slot, key, position
-            self.version += 1
-            self._watcher.filled(key, position)
-            if last_use_s is None:
-                self._idle[slot] = None
-            else:
-                self._add_only(slot, last_use_s)
-        return slot
+    @override
+    def keep(
+        self,
+        keys: Sequence[Hashable],
+        positions: Sequence[int],
+        last_uses_s: Sequence[float],
+        now_s: float,
+    ) -> list[int | None]:
+        kept: list[int | None] = []
+        while len(kept) < len(keys):
+            # What has just been kept may give way to what comes after it.
+            first = len(kept)
+            slots = self._take_slots(len(keys) - first, now_s)
+            if not slots:
+                kept += [None] * (len(keys) - first)
+                break
+            last = first + len(slots)
+            self._fill(slots, keys[first:last], positions[first:last], ONLY)
+            self._order.append(slots, positions[first:last], last_uses_s[first:last])
+            kept += slots
+        return kept
 
-    def _take_slot(self, now_s: float) -> int | None:
-        if self._free:
-            return self._free.pop()
-        if self._busy:
-            slot = next(iter(self._busy))
-        elif len(self._only) and len(self._idle) <= self._idle_share:
-            slot = self._only.evict(1, now_s)[0]
-            self.dropped_blocks += 1
+    def _fill(
+        self,
+        slots: Sequence[int],
+        keys: Sequence[Hashable],
+        positions: Sequence[int],
+        state: int,
+    ) -> None:
+        for slot, key in zip(slots, keys, strict=True):
+            assert key not in self._slot_of, key
+            self._slot_of[key], self._key[slot], self._state[slot] = slot, key, state
+        self.version += 1
+        if self._watcher is not None:
+            self._watcher.filled(keys, positions)
+
+    def _take_slots(self, count: int, now_s: float) -> list[int]:
+        """Up to that many slots that hold nothing any more; fewer only if the next call may find others, or none."""
+        slots = self._free[: -count - 1 : -1]
+        del self._free[len(self._free) - len(slots) :]
+        if len(slots) == count:
+            return slots
+        wanted = count - len(slots)
+        given_up = self._first(self._busy, wanted)
+        spare = len(self._idle) - self._idle_share
+        if spare > 0:
+            given_up += self._first(self._idle, min(spare, wanted - len(given_up)), newest=True)
+        if evicted := self._order.evict(min(len(self._order), wanted - len(given_up)), now_s):
+            self.dropped_blocks += len(evicted)
             if self._on_dropped is not None:
-                self._on_dropped(self._key_of[slot])
-        elif self._idle:
-            slot = next(reversed(self._idle))
-        else:
-            return None
-        self._forget(slot)
-        return slot
+                for slot in evicted:
+                    self._on_dropped(self._key[slot])
+        elif not slots and not given_up:
+            given_up += self._first(self._idle, wanted, newest=True)
+        for slot in (*given_up, *evicted):
+            self._forget(slot)
+        return slots + given_up + evicted
 
-    # -- what happens to the block in GPU memory
+    @staticmethod
+    def _first(slots: dict[int, None], count: int, newest: bool = False) -> list[int]:
+        """Take out the first of these slots, or the last ones."""
+        count = min(count, len(slots))
+        if newest:
+            return [slots.popitem()[0] for _ in range(count)]
+        taken = [slot for slot, _ in zip(slots, range(count), strict=False)]
+        for slot in taken:
+            del slots[slot]
+        return taken
 
-    def block_in_use(self, slot: int) -> None:
-        """The block is in GPU memory and in use from now on."""
-        self._enter(slot, Beside.BUSY)
+    # -- what happens to the blocks in GPU memory
 
-    def block_idle(self, slot: int) -> None:
-        """The block is in GPU memory and fell out of use."""
-        self._enter(slot, Beside.IDLE)
+    @override
+    def in_use(self, slots: Sequence[int]) -> None:
+        self._become_copies(slots, BUSY, self._busy, self._idle)
 
-    def block_gone(self, slot: int, last_use_s: float) -> None:
-        """The block left GPU memory."""
-        self._enter(slot, Beside.NOTHING, last_use_s)
-        self._watcher.filled(self._key_of[slot], self._position_of[slot])
+    @override
+    def idle(self, slots: Sequence[int]) -> None:
+        self._become_copies(slots, IDLE, self._idle, self._busy)
 
-    def _enter(self, slot: int, state: Beside, last_use_s: float = 0.0) -> None:
-        if self._held and slot in self._held:
-            self._held[slot] = (state, last_use_s)
-            return
-        self._leave_state(slot)
-        if state is Beside.BUSY:
-            self._busy[slot] = None
-        elif state is Beside.IDLE:
-            self._idle[slot] = None
-        else:
-            self._add_only(slot, last_use_s)
+    def _become_copies(
+        self,
+        slots: Sequence[int],
+        state: int,
+        entered: dict[int, None],
+        left: dict[int, None],
+    ) -> None:
+        self._order.remove(self._evictable(slots))
+        for slot in slots:
+            self._state[slot] = state
+            left.pop(slot, None)
+            entered.pop(slot, None)
+            if slot not in self._holders:
+                entered[slot] = None
 
-    def _add_only(self, slot: int, last_use_s: float) -> None:
-        self._only.insert([slot], [self._position_of[slot]], last_use_s)
+    def _evictable(self, slots: Iterable[int]) -> list[int]:
+        return [s for s in slots if self._state[s] == ONLY and s not in self._holders]
+
+    @override
+    def gone(
+        self, slots: Sequence[int], positions: Sequence[int], last_uses_s: Sequence[float]
+    ) -> None:
+        self._order.remove(self._evictable(slots))
+        for slot in slots:
+            self._busy.pop(slot, None)
+            self._idle.pop(slot, None)
+            self._state[slot] = ONLY
+        self._order.append(slots, positions, last_uses_s)
+        self._order.remove([slot for slot in slots if slot in self._holders])
+        if self._watcher is not None:
+            self._watcher.filled([self._key[slot] for slot in slots], positions)
 
     # -- loading
 
-    def hold(self, slots: Iterable[int]) -> None:
-        """Keep these copies from giving way until everyone who holds them has released them.
+    @override
+    def hold(self, slots: Sequence[int]) -> None:
+        """A slot is held from an only copy on. One that is discarded meanwhile is not found, and not used anew."""
+        self._order.remove([slot for slot in slots if slot not in self._holders])
+        self._holders.update(slots)
 
-        A slot is held from an only copy on. One that is discarded meanwhile is found by nobody, and not used anew.
-        """
+    @override
+    def release(self, slots: Sequence[int]) -> None:
+        free: list[int] = []
+        self._holders.subtract(slots)
         for slot in slots:
-            self._holders[slot] += 1
-            if slot not in self._held:
-                assert slot in self._only, slot
-                last_use_s = float(self._only.last_use_s[slot])
-                self._leave_state(slot)
-                self._held[slot] = (Beside.NOTHING, last_use_s)
-
-    def release(self, slots: Iterable[int]) -> None:
-        """Their step is built, or they are not wanted after all."""
-        for slot in slots:
-            self._holders[slot] -= 1
-            if self._holders[slot]:
-                continue
-            del self._holders[slot]
-            state = self._held.pop(slot)
-            if slot in self._key_of:
-                self._enter(slot, *state)
-            else:
+            if not self._holders[slot]:
+                del self._holders[slot]
+                free.append(slot)
+        only = [slot for slot in free if self._state[slot] == ONLY]
+        order = self._order
+        order.append(only, order.position[only].tolist(), order.last_use_s[only].tolist())
+        for slot in free:
+            if self._state[slot] == BUSY:
+                self._busy[slot] = None
+            elif self._state[slot] == IDLE:
+                self._idle[slot] = None
+            elif self._state[slot] == FREE:
                 self._free.append(slot)
 
     # -- giving up
 
-    def discard(self, slots: Iterable[int]) -> None:
-        """The copies in these slots are not good, or not wanted: nobody finds them any more."""
+    @override
+    def discard(self, slots: Collection[int]) -> None:
         for slot in slots:
-            if slot in self._key_of:
-                if self._on_dropped is not None and self._is_only(slot):
-                    self._on_dropped(self._key_of[slot])
-                self._forget(slot)
-                if slot not in self._held:
-                    self._free.append(slot)
+            if self._key[slot] is None:
+                continue
+            if self._state[slot] == ONLY and self._on_dropped is not None:
+                self._on_dropped(self._key[slot])
+            self._busy.pop(slot, None)
+            self._idle.pop(slot, None)
+            self._forget(slot)
+            self._order.forget([slot])
+            if slot not in self._holders:
+                self._free.append(slot)
 
+    @override
     def clear(self) -> None:
-        """Give up every copy."""
-        self.discard(list(self._key_of))
-
-    def _is_only(self, slot: int) -> bool:
-        held = self._held.get(slot)
-        return slot in self._only or (held is not None and held[0] is Beside.NOTHING)
+        self.discard([slot for slot, key in enumerate(self._key) if key is not None])
 
     def _forget(self, slot: int) -> None:
-        if slot not in self._held:
-            self._leave_state(slot)
-        self._only.forget([slot])
-        key = self._key_of.pop(slot)
-        del self._slot_of[key], self._position_of[slot]
+        key = self._key[slot]
+        del self._slot_of[key]
+        self._key[slot] = None
+        self._state[slot] = FREE
         self.version += 1
-        self._watcher.emptied(key)
-
-    def _leave_state(self, slot: int) -> None:
-        if slot in self._busy:
-            del self._busy[slot]
-        elif slot in self._idle:
-            del self._idle[slot]
-        elif slot in self._only:
-            self._only.remove([slot])
+        if self._watcher is not None:
+            self._watcher.emptied(key)
 
     # -- counts
 
     @property
+    @override
     def only_copies(self) -> int:
-        """Blocks that are nowhere but here."""
-        held = sum(
-            state is Beside.NOTHING and slot in self._key_of
-            for slot, (state, _) in self._held.items()
-        )
-        return len(self._only) + held
+        return len(self._order) + sum(self._state[slot] == ONLY for slot in self._holders)
 
+    @override
     def __len__(self) -> int:
         return len(self._slot_of)
 
+    @override
     def check_integrity(self, idle: bool = False) -> None:
-        """AssertionError if a slot is in two states or none, or the indexes contradict each other. For tests.
-
-        idle: no block is in use, so no slot may be held.
-        """
-        self._only.check_integrity()
-        only = set(self._only.peek(len(self._only), math.inf))
-        states = [set(self._free), set(self._busy), set(self._idle), set(self._held), only]
+        self._order.check_integrity()
+        only = set(self._order.peek(len(self._order), math.inf))
+        held = set(self._holders)
+        states = [set(self._free), set(self._busy), set(self._idle), held, only]
         assert sum(map(len, states)) == self.num_slots == len(set().union(*states))
-        in_use = set(range(self.num_slots)) - states[0]
-        assert in_use - set(self._held) <= set(self._key_of) <= in_use
-        assert set(self._holders) == set(self._held)
-        assert set(self._position_of) == set(self._key_of)
-        assert {key: slot for slot, key in self._key_of.items()} == self._slot_of
-        assert not idle or not (self._held or self._busy)
+        assert all(self._state[slot] == FREE for slot in self._free)
+        assert all(self._state[slot] == BUSY for slot in self._busy)
+        assert all(self._state[slot] == IDLE for slot in self._idle)
+        assert all(self._state[slot] == ONLY for slot in only)
+        filled = {slot for slot in range(self.num_slots) if self._state[slot] != FREE}
+        assert {slot for slot, key in enumerate(self._key) if key is not None} == filled
+        assert {self._key[slot]: slot for slot in filled} == self._slot_of
+        assert all(count > 0 for count in self._holders.values())
+        assert not idle or not (held or self._busy)

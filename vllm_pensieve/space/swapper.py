@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from vllm_pensieve.policies.order import Order
 from vllm_pensieve.space.block_watcher import BlockWatcher, Evicted
-from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.swap_plan import SwapPlan
+from vllm_pensieve.space.tier import Tier
 
 
 class Swapper(BlockWatcher):
@@ -28,9 +28,11 @@ class Swapper(BlockWatcher):
     evicted_to_nowhere: those of them of which no copy stayed.
     """
 
+    asks_others = False
+
     def __init__(
         self,
-        host: HostTier,
+        host: Tier,
         dirty: Order,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -41,7 +43,7 @@ class Swapper(BlockWatcher):
         self.evicted_to_nowhere = 0
         self._clock = clock
         self._dirty = dirty
-        self._dirty_key: dict[int, tuple[Hashable, int]] = {}  # block -> key, position
+        self._dirty_key: dict[int, Hashable] = {}
         # Slot -> block: a copy may give way to another in the step that plans it.
         self._stores: dict[int, int] = {}
         self._ahead: dict[int, int] = {}
@@ -53,64 +55,58 @@ class Swapper(BlockWatcher):
     # -- what happens to blocks of the GPU pool
 
     @override
-    def cached(self, request_id: str, block_id: int, key: Hashable, position: int) -> None:
-        self._is_busy(key)
+    def hashed(
+        self, request_id: str, block_ids: Sequence[int], keys: Sequence[Hashable], first: int
+    ) -> None:
+        self.host.in_use(self._copies_of(keys))
 
-    def _is_busy(self, key: Hashable) -> None:
-        slot = self.host.find(key)
-        if slot is not None:
-            self.host.block_in_use(slot)
+    def _copies_of(self, keys: Sequence[Hashable]) -> list[int]:
+        return [slot for slot in self.host.find_all(keys) if slot is not None]
 
     @override
-    def idle(
+    def freed(
         self,
         block_ids: Sequence[int],
         keys: Sequence[Hashable],
         positions: Sequence[int],
         now_s: float,
     ) -> None:
-        clean_ids: list[int] = []
-        for block_id, key, position in zip(block_ids, keys, positions, strict=True):
-            slot = self.host.find(key)
-            if slot is not None:
-                self.host.block_idle(slot)
-                clean_ids.append(block_id)
-            else:
-                self._dirty_key[block_id] = (key, position)
         # Clean ones too: the order may remember of a block how it was used before it becomes dirty.
         self._dirty.insert(block_ids, positions, now_s)
-        if clean_ids:
-            self._dirty.remove(clean_ids)
+        self._dirty_key.update(zip(block_ids, keys, strict=True))
+        slots = self.host.find_all(keys)
+        copies = [slot for slot in slots if slot is not None]
+        if copies:
+            clean = [i for i, slot in zip(block_ids, slots, strict=True) if slot is not None]
+            self._no_longer_dirty(clean)
+            self.host.idle(copies)
 
     @override
-    def in_use(self, block_id: int, key: Hashable) -> None:
-        if not self._no_longer_dirty(block_id):
-            self._is_busy(key)
+    def touched(self, block_ids: Sequence[int], keys: Sequence[Hashable]) -> None:
+        self._no_longer_dirty([i for i in block_ids if i in self._dirty_key])
+        self.host.in_use(self._copies_of(keys))
 
     @override
-    def overwritten(self, block_id: int) -> None:
-        # A step admits requests after it has preempted others, so what it loads is in use until it is built.
-        assert block_id not in self._loads and block_id not in self._prefetches, block_id
-        self._dirty_key.pop(block_id, None)
-        self._dirty.forget([block_id])
-
-    @override
-    def evicted(self, blocks: Sequence[Evicted]) -> None:
+    def evicted(self, given_out: Sequence[int], last: Evicted) -> None:
         """What has no copy yet is copied before it is overwritten."""
-        now_s = self._clock()
-        host = self.host
-        for block_id, key, position, last_use_s in blocks:
-            slot = host.find(key)
-            if slot is not None:
-                host.block_gone(slot, last_use_s)
-                continue
-            slot = host.store(key, position, now_s, last_use_s)
-            if slot is not None:
+        self._forget(given_out)
+        slots = self.host.find_all(last.keys)
+        known = [i for i, slot in enumerate(slots) if slot is not None]
+        if known:
+            self.host.gone(
+                [slot for slot in slots if slot is not None],
+                [last.positions[i] for i in known],
+                [last.last_uses_s[i] for i in known],
+            )
+        new = _chosen(last, slots) if known else last
+        kept = self.host.keep(new.keys, new.positions, new.last_uses_s, self._clock())
+        for block_id, slot in zip(new.block_ids, kept, strict=True):
+            if slot is None:
+                self.evicted_to_nowhere += 1
+            else:
                 self._forget_store(slot)
                 self._stores[slot] = block_id
-            else:
-                self.evicted_to_nowhere += 1
-        self.evicted_blocks += len(blocks)
+        self.evicted_blocks += len(last.block_ids)
 
     @property
     def evicted_to_host(self) -> int:
@@ -118,11 +114,16 @@ class Swapper(BlockWatcher):
         return self.evicted_blocks - self.evicted_to_nowhere
 
     @override
-    def content_lost(self, key: Hashable) -> None:
+    def content_lost(
+        self, block_ids: Sequence[int], keys: Sequence[Hashable], positions: Sequence[int]
+    ) -> None:
         """A copy in host memory still counts."""
-        slot = self.host.find(key)
-        if slot is not None:
-            self.host.block_gone(slot, self._clock())
+        self._forget(block_ids)
+        found = self.host.find_all(keys)
+        copies = [(s, p) for s, p in zip(found, positions, strict=True) if s is not None]
+        if copies:
+            slots, depths = zip(*copies, strict=True)
+            self.host.gone(slots, depths, [self._clock()] * len(slots))
 
     @override
     def clear(self) -> None:
@@ -130,11 +131,19 @@ class Swapper(BlockWatcher):
         self._dirty.clear()
         self.host.clear()
 
-    def _no_longer_dirty(self, block_id: int) -> bool:
-        if self._dirty_key.pop(block_id, None) is None:
-            return False
-        self._dirty.remove([block_id])
-        return True
+    def _forget(self, block_ids: Sequence[int]) -> None:
+        """What these blocks held is gone."""
+        # A step admits requests after it has preempted others, so what it loads is in use until it is built.
+        assert self._loads.keys().isdisjoint(block_ids), block_ids
+        assert self._prefetches.keys().isdisjoint(block_ids), block_ids
+        for block_id in block_ids:
+            self._dirty_key.pop(block_id, None)
+        self._dirty.forget(block_ids)
+
+    def _no_longer_dirty(self, block_ids: Sequence[int]) -> None:
+        self._dirty.remove(block_ids)
+        for block_id in block_ids:
+            del self._dirty_key[block_id]
 
     # -- loads
 
@@ -212,7 +221,7 @@ class Swapper(BlockWatcher):
             tuple((slot, block_id) for block_id, slot in self._prefetches.items()),
             (*((block_id, slot) for slot, block_id in self._ahead.items()), *ahead_of_time),
         )
-        self.host.release((*self._loads.values(), *self._prefetches.values()))
+        self.host.release([*self._loads.values(), *self._prefetches.values()])
         self._stores, self._ahead, self._loads, self._prefetches = {}, {}, {}, {}
         self.stored_blocks += len(plan.stores) + len(plan.ahead)
         self.loaded_blocks += len(plan.loads) + len(plan.prefetches)
@@ -223,13 +232,20 @@ class Swapper(BlockWatcher):
         if count <= 0:
             return copies
         now_s = self._clock()
-        for block_id in self._dirty.take(count, now_s):
-            key, position = self._dirty_key.pop(block_id)
-            if self.host.find(key) is None:  # another block may have held the same
-                slot = self.host.store(key, position, now_s)
-                assert slot is not None
-                self._forget_store(slot)
-                copies.append((block_id, slot))
+        taken = self._dirty.take(count, now_s)
+        keys = [self._dirty_key.pop(block_id) for block_id in taken]
+        new = {  # another block may have held the same
+            key: block_id
+            for block_id, key, slot in zip(taken, keys, self.host.find_all(keys), strict=True)
+            if slot is None
+        }
+        block_ids = list(new.values())
+        positions = self._dirty.position[block_ids].tolist()
+        for block_id, slot in zip(
+            block_ids, self.host.store(list(new), positions, now_s), strict=True
+        ):
+            self._forget_store(slot)
+            copies.append((block_id, slot))
         return copies
 
     def check_integrity(self, unused: Set[int], idle: bool = False) -> None:
@@ -243,3 +259,14 @@ class Swapper(BlockWatcher):
         dirty = set(self._dirty.peek(len(self._dirty), float("inf")))
         assert dirty == set(self._dirty_key) <= unused
         assert not idle or not (self._stores or self._loads)
+
+
+def _chosen(last: Evicted, slots: Sequence[int | None]) -> Evicted:
+    """Those of which there is no copy."""
+    rest = [i for i, slot in enumerate(slots) if slot is None]
+    return Evicted(
+        [last.block_ids[i] for i in rest],
+        [last.keys[i] for i in rest],
+        [last.positions[i] for i in rest],
+        [last.last_uses_s[i] for i in rest],
+    )

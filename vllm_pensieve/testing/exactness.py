@@ -217,7 +217,7 @@ def play_arm(
         served.pool.free_block_queue.order = ScatteredOrder(blocks, seed=1)
         if host_blocks:
             host = served.scheduler.swapper.host
-            host._only = ScatteredOrder(host.num_slots, seed=2)
+            host._order = ScatteredOrder(host.num_slots, seed=2)
             served.scheduler.swapper._dirty = ScatteredOrder(blocks, seed=3)
     if not arm.load:
         served.connector.worker.copier.load = lambda pairs: None

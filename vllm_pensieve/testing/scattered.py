@@ -30,6 +30,11 @@ class ScatteredOrder(Order):
         self.position[ids], self.last_use_s[ids] = positions, last_use_s
 
     @override
+    def append(self, ids: Ids, positions: Ids, last_uses_s: Any) -> None:
+        for block, position, last_use_s in zip(ids, positions, last_uses_s, strict=True):
+            self.insert([block], [position], last_use_s)
+
+    @override
     def remove(self, ids: Ids) -> None:
         for block in ids:
             del self._rank[block]

@@ -166,13 +166,17 @@ class TraceRecorder(BlockWatcher):
     # -- blocks
 
     @override
-    def cached(self, request_id: str, block_id: int, key: Hashable, position: int) -> None:
-        if key not in self._blocks:
-            request = self._requests.get(request_id)
-            session_id = request.session_id if request else ""
-            self._blocks[key] = _Block(
-                position * self._block_tokens, session_id, use_times_s=[self._clock()]
-            )
+    def hashed(
+        self, request_id: str, block_ids: Sequence[int], keys: Sequence[Hashable], first: int
+    ) -> None:
+        request = self._requests.get(request_id)
+        session_id = request.session_id if request else ""
+        now_s = self._clock()
+        for position, key in enumerate(keys, first):
+            if key not in self._blocks:
+                self._blocks[key] = _Block(
+                    position * self._block_tokens, session_id, use_times_s=[now_s]
+                )
 
     def used(self, keys: Iterable[Hashable]) -> None:
         """A request that is admitted found these blocks."""
@@ -186,14 +190,19 @@ class TraceRecorder(BlockWatcher):
                     del block.use_times_s[1]
 
     @override
-    def evicted(self, blocks: Sequence[Evicted]) -> None:
-        for _, key, _, _ in blocks:
-            self.content_lost(key)
+    def evicted(self, given_out: Sequence[int], last: Evicted) -> None:
+        self._left(last.keys)
 
     @override
-    def content_lost(self, key: Hashable) -> None:
-        if not self._in_host_memory(key):
-            self.dropped(key)
+    def content_lost(
+        self, block_ids: Sequence[int], keys: Sequence[Hashable], positions: Sequence[int]
+    ) -> None:
+        self._left(keys)
+
+    def _left(self, keys: Sequence[Hashable]) -> None:
+        for key in keys:
+            if not self._in_host_memory(key):
+                self.dropped(key)
 
     @override
     def clear(self) -> None:
