@@ -266,7 +266,7 @@ class PoolAndTier(RuleBasedStateMachine):
             self.in_use[block] = (key, key)
             self.gpu[block] = None
             self.swapper.hashed("request", [block], [key], key)
-            self.swapper.load(slot, block)
+            self.swapper.load([slot], [block])
             self.loading.add(block)
 
     @rule(ahead=st.integers(0, 3))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import BlockHashWithGroupId, KVCacheBlock
     from vllm.v1.request import Request
 
+MOST_SPARE, SPARE_SHARE = 32, 1024
+"""Blocks that are evicted ahead of need, in one call: at most so many, and this part of memory."""
 GROUP_0 = make_block_hash_with_group_id(BlockHash(b""), 0)
 """What vLLM appends to a block's hash for its first cache group."""
 
@@ -141,17 +143,29 @@ class PensieveBlockPool(BlockPool):
 
     @override
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
-        if num_blocks > self.free_block_queue.empty_blocks:
+        queue = self.free_block_queue
+        spare = 0
+        if num_blocks > queue.empty_blocks:
             self.content_version += 1
-        blocks = super().get_new_blocks(num_blocks)
-        block_ids, keys = self.free_block_queue.take_evicted()
+            # Most calls ask for one block: a few more leave with it, for the next ones.
+            spare = min(self.num_gpu_blocks // SPARE_SHARE, MOST_SPARE, len(queue.order) // 2)
+            spare = max(0, min(spare, queue.num_free_blocks - num_blocks))
+            if self.metrics_collector is not None:  # it would take them for allocated
+                spare = 0
+        blocks = super().get_new_blocks(num_blocks + spare)
+        if spare:
+            for block in blocks[num_blocks:]:
+                block.ref_cnt -= 1
+            queue.prepend_n(blocks[num_blocks:])
+            del blocks[num_blocks:]
+        block_ids, keys = queue.take_evicted()
         if block_ids and self.watchers:
             last = {
                 key: block_id
                 for block_id, key, left in zip(block_ids, keys, self.find(keys), strict=True)
                 if left is None
             }
-            ids, order = list(last.values()), self.free_block_queue.order
+            ids, order = list(last.values()), queue.order
             evicted = Evicted(
                 ids, list(last), order.position[ids].tolist(), order.last_use_s[ids].tolist()
             )

@@ -120,7 +120,7 @@ class PensieveKVCacheManager(KVCacheManager):
         end = (request.num_tokens - 1) // size  # at least one token is to be computed
         keys = pool.keys(request.block_hashes[:end])
         table = pool.find(keys)
-        found = bytearray(map(bool, table))
+        found = bytearray(map(bool, table)) if any(table) else bytearray(len(table))
         slots: dict[int, int] = {}
         if self._swapper is not None:
             missing = [index for index, resident in enumerate(found) if not resident]
@@ -212,13 +212,15 @@ class PensieveKVCacheManager(KVCacheManager):
             table.extend(islice(source, len(run)))
         request = self._requests[request_id]
         if self._swapper is not None:
-            self._swapper.defer_stores([block.block_id for block in blocks])
-        if self._swapper is not None and not restoring.in_stages:
-            self.loads_planned += len(restoring.slots)
-            for index, slot in restoring.begin(len(restoring.slots)):
-                self._swapper.load(slot, table[index].block_id)
-            # The workers will have loaded it before anything reads it.
-            self._hash(request, table, restoring.arrive())
+            plan = restoring.plan
+            later = chain(plan.holes, plan.loads) if restoring.in_stages else plan.holes
+            self._swapper.defer_stores(_block_ids(table, later))
+            if not restoring.in_stages:
+                self.loads_planned += len(restoring.slots)
+                restoring.begun = len(restoring.slots)
+                self._swapper.load(restoring.slots, _block_ids(table, plan.loads))
+                # The workers will have loaded it before anything reads it.
+                self._hash(request, table, restoring.arrive())
         self.hash_chunk(request, restoring, table)
         return table
 
@@ -402,6 +404,10 @@ class HoleFillingManager(FullAttentionManager):
         table = self._manager.restore(request_id, restoring, resident)
         self.req_to_blocks[request_id][:] = table
         self.num_cached_block[request_id] = len(table)
+
+
+def _block_ids(table: Sequence[KVCacheBlock], runs: Iterable[Run]) -> list[int]:
+    return [block.block_id for run in runs for block in table[run.start : run.end]]
 
 
 def first_zero(found: bytearray) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
 from typing_extensions import override
@@ -56,7 +55,7 @@ class HostTier(Tier):
         self._busy: dict[int, None] = {}
         self._idle: dict[int, None] = {}
         self._order = order  # of only copies that are not held; knows the position and last use of those that are
-        self._holders: Counter[int] = Counter()
+        self._holders: dict[int, int] = {}  # how many hold a slot
 
     @override
     def find(self, key: Hashable) -> int | None:
@@ -172,9 +171,9 @@ class HostTier(Tier):
         self._order.remove(self._evictable(slots))
         for slot in slots:
             self._state[slot] = state
-            left.pop(slot, None)
-            entered.pop(slot, None)
             if slot not in self._holders:
+                left.pop(slot, None)
+                entered.pop(slot, None)
                 entered[slot] = None
 
     def _evictable(self, slots: Iterable[int]) -> list[int]:
@@ -199,27 +198,29 @@ class HostTier(Tier):
     @override
     def hold(self, slots: Sequence[int]) -> None:
         """A slot is held from an only copy on. One that is discarded meanwhile is not found, and not used anew."""
-        self._order.remove([slot for slot in slots if slot not in self._holders])
-        self._holders.update(slots)
+        holders = self._holders
+        self._order.remove([slot for slot in slots if slot not in holders])
+        for slot in slots:
+            holders[slot] = holders.get(slot, 0) + 1
 
     @override
     def release(self, slots: Sequence[int]) -> None:
-        free: list[int] = []
-        self._holders.subtract(slots)
+        holders, state, only = self._holders, self._state, []
         for slot in slots:
-            if not self._holders[slot]:
-                del self._holders[slot]
-                free.append(slot)
-        only = [slot for slot in free if self._state[slot] == ONLY]
-        order = self._order
-        order.append(only, order.position[only].tolist(), order.last_use_s[only].tolist())
-        for slot in free:
-            if self._state[slot] == BUSY:
+            count = holders.pop(slot)
+            if count > 1:
+                holders[slot] = count - 1
+            elif state[slot] == BUSY:
                 self._busy[slot] = None
-            elif self._state[slot] == IDLE:
+            elif state[slot] == IDLE:
                 self._idle[slot] = None
-            elif self._state[slot] == FREE:
+            elif state[slot] == ONLY:
+                only.append(slot)
+            else:
                 self._free.append(slot)
+        if only:
+            order = self._order
+            order.append(only, order.position[only].tolist(), order.last_use_s[only].tolist())
 
     # -- giving up
 

@@ -147,24 +147,26 @@ class Swapper(BlockWatcher):
 
     # -- loads
 
-    def load(self, slot: int, block_id: int) -> None:
-        """Copy a held slot into a newly allocated block in the step being built."""
-        assert block_id not in self._loads, block_id
-        self.will_be_written((block_id,))
-        self._will_be_read(slot)
-        self._loads[block_id] = slot
+    def load(self, slots: Sequence[int], block_ids: Sequence[int]) -> None:
+        """Copy held slots into newly allocated blocks in the step being built."""
+        assert self._loads.keys().isdisjoint(block_ids), block_ids
+        self.will_be_written(block_ids)
+        self._will_be_read(slots)
+        self._loads.update(zip(block_ids, slots, strict=True))
 
     def prefetch(self, slot: int, block_id: int) -> None:
         """Copy a held slot into a block that no step reads before the next one."""
         assert block_id not in self._prefetches, block_id
         assert block_id not in self._deferred_block, block_id
-        self._will_be_read(slot)
+        self._will_be_read([slot])
         self._prefetches[block_id] = slot
 
     # -- stores that may wait
 
     def defer_stores(self, block_ids: Collection[int]) -> None:
         """Of blocks that left in the step being built and are written in later ones: `will_be_written` says when."""
+        if not block_ids or not self._stores:
+            return
         own = set(block_ids)
         for slot, block_id in [entry for entry in self._stores.items() if entry[1] in own]:
             del self._stores[slot]
@@ -188,15 +190,14 @@ class Swapper(BlockWatcher):
         slot = self._deferred_block.pop(block_id)
         self._ahead[slot] = self._deferred.pop(slot)
 
-    def _will_be_read(self, slot: int) -> None:
-        if slot in self._deferred:
-            self.will_be_written((self._deferred[slot],))
+    def _will_be_read(self, slots: Iterable[int]) -> None:
+        if self._deferred:
+            self.will_be_written([self._deferred[slot] for slot in slots if slot in self._deferred])
 
     def _forget_store(self, slot: int) -> None:
         """The slot is given to another copy."""
-        block_id = self._deferred.pop(slot, None)
-        if block_id is not None:
-            del self._deferred_block[block_id]
+        if slot in self._deferred:
+            del self._deferred_block[self._deferred.pop(slot)]
         self._stores.pop(slot, None)
         self._ahead.pop(slot, None)
 
@@ -216,10 +217,10 @@ class Swapper(BlockWatcher):
         """The copies of the step. ahead: how many unused dirty blocks to copy ahead of time, at most."""
         ahead_of_time = self._store_ahead(min(ahead, len(self._dirty), self.host.room))
         plan = SwapPlan(
-            tuple((block_id, slot) for slot, block_id in self._stores.items()),
-            tuple((slot, block_id) for block_id, slot in self._loads.items()),
-            tuple((slot, block_id) for block_id, slot in self._prefetches.items()),
-            (*((block_id, slot) for slot, block_id in self._ahead.items()), *ahead_of_time),
+            tuple(zip(self._stores.values(), self._stores, strict=True)),
+            tuple(zip(self._loads.values(), self._loads, strict=True)),
+            tuple(zip(self._prefetches.values(), self._prefetches, strict=True)),
+            (*zip(self._ahead.values(), self._ahead, strict=True), *ahead_of_time),
         )
         self.host.release([*self._loads.values(), *self._prefetches.values()])
         self._stores, self._ahead, self._loads, self._prefetches = {}, {}, {}, {}
