@@ -39,13 +39,19 @@ def test_jumping_over_holes_without_computing_them_is_caught(make_world, prompt)
 
 
 def test_a_null_block_left_in_a_table_is_caught(make_world, prompt):
+    from vllm_pensieve.space.restore_plan import Source
+
     def leave_holes_unfilled(scheduler):
         null = scheduler.kv_cache_manager.block_pool.null_block
 
         def restore(request_id, restoring, resident):
             kept = iter(resident)
-            indexes = range(restoring.plan.end)
-            return [null if i in restoring.missing else next(kept) for i in indexes]
+            runs = restoring.plan.runs
+            return [
+                next(kept) if run.source is Source.RESIDENT else null
+                for run in runs
+                for _ in range(len(run))
+            ]
 
         scheduler.kv_cache_manager.restore = restore
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -147,7 +148,6 @@ class PensieveKVCacheManager(KVCacheManager):
             return hit, None
         return hit, Restoring(
             plan,
-            missing=sorted(chain.from_iterable(map(_indexes, chain(plan.holes, plan.loads)))),
             slots=[slots[index] for run in plan.loads for index in _indexes(run)],
             block_size=size,
             in_stages=in_stages,
@@ -202,9 +202,9 @@ class PensieveKVCacheManager(KVCacheManager):
         # What is evicted to make room goes to the host tier and must not take the place of what will be loaded.
         if self._swapper is not None:
             self._swapper.host.hold(restoring.slots)
-        blocks = self.block_pool.get_new_blocks(len(restoring.missing))
+        blocks = self.block_pool.get_new_blocks(restoring.missing)
         # In ascending order neighbours are often neighbours in memory, which copy faster.
-        blocks.sort(key=lambda block: block.block_id)
+        blocks.sort(key=attrgetter("block_id"))
         new, kept = iter(blocks), iter(resident)
         table: list[KVCacheBlock] = []
         for run in restoring.plan.runs:

@@ -195,9 +195,11 @@ class PensieveMixin(AdaptersMixin, Scheduler):
     ) -> int:
         """Called for every request before its allocation."""
         if not self.restoring and not self._seeded and not self._notes_chunks:  # most steps
-            return Scheduler._reserve_prefill_lookahead(
-                self, request, num_computed_tokens, num_new_tokens
-            )
+            if self.num_prefill_lookahead:
+                return Scheduler._reserve_prefill_lookahead(
+                    self, request, num_computed_tokens, num_new_tokens
+                )
+            return num_new_tokens if num_new_tokens > 0 else 0  # as stock does without drafts
         num_new_tokens = super()._reserve_prefill_lookahead(
             request, num_computed_tokens, num_new_tokens
         )

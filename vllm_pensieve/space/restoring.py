@@ -23,8 +23,7 @@ class Restoring:
     far as what stands before them is there, and waits where it is not.
 
     plan: what is used, loaded and computed.
-    missing: indexes of the blocks that must be allocated, ascending.
-    slots: of those that are loaded, in the order of `plan.loads`, the slots of host memory.
+    slots: of host memory, of the blocks that are loaded, in the order of `plan.loads`.
     holes: [start, end) of what is still to be computed, in order. end: where the kept prefix ends.
     chunk: the part that the step being built computes.
     in_stages: whether loads are begun step by step; else all are part of the step that admits the request.
@@ -33,7 +32,6 @@ class Restoring:
     """
 
     plan: RestorePlan
-    missing: Sequence[int]
     slots: Sequence[int]
     block_size: int
     in_stages: bool = False
@@ -48,6 +46,11 @@ class Restoring:
         size = self.block_size
         self.holes = [(run.start * size, run.end * size) for run in self.plan.holes]
         self.end = self.plan.end * size
+
+    @property
+    def missing(self) -> int:
+        """How many blocks must be allocated."""
+        return sum(map(len, (*self.plan.holes, *self.plan.loads)))
 
     @property
     def start(self) -> int:
@@ -120,6 +123,6 @@ class Restoring:
         """AssertionError unless the holes are in order, apart from each other, and end before the kept prefix does."""
         edges = [edge for hole in self.holes for edge in hole] + [self.end]
         assert all(a < b for a, b in pairwise(edges)), (self.holes, self.end)
-        assert len(self.slots) == sum(map(len, self.plan.loads)) <= len(self.missing)
+        assert len(self.slots) == sum(map(len, self.plan.loads))
         assert 0 <= self.arrived <= self.begun <= len(self.slots)
         assert not self.in_stages or self.plan.holes[0].start < self.plan.loads[0].start

@@ -58,7 +58,8 @@ class Swapper(BlockWatcher):
     def hashed(
         self, request_id: str, block_ids: Sequence[int], keys: Sequence[Hashable], first: int
     ) -> None:
-        self.host.in_use(self._copies_of(keys))
+        if copies := self._copies_of(keys):
+            self.host.in_use(copies)
 
     def _copies_of(self, keys: Sequence[Hashable]) -> list[int]:
         return [slot for slot in self.host.find_all(keys) if slot is not None]
@@ -84,7 +85,8 @@ class Swapper(BlockWatcher):
     @override
     def touched(self, block_ids: Sequence[int], keys: Sequence[Hashable]) -> None:
         self._no_longer_dirty([i for i in block_ids if i in self._dirty_key])
-        self.host.in_use(self._copies_of(keys))
+        if copies := self._copies_of(keys):
+            self.host.in_use(copies)
 
     @override
     def evicted(self, given_out: Sequence[int], last: Evicted) -> None:
@@ -134,8 +136,8 @@ class Swapper(BlockWatcher):
     def _forget(self, block_ids: Sequence[int]) -> None:
         """What these blocks held is gone."""
         # A step admits requests after it has preempted others, so what it loads is in use until it is built.
-        assert self._loads.keys().isdisjoint(block_ids), block_ids
-        assert self._prefetches.keys().isdisjoint(block_ids), block_ids
+        assert not self._loads or self._loads.keys().isdisjoint(block_ids), block_ids
+        assert not self._prefetches or self._prefetches.keys().isdisjoint(block_ids), block_ids
         for block_id in block_ids:
             self._dirty_key.pop(block_id, None)
         self._dirty.forget(block_ids)
@@ -149,7 +151,7 @@ class Swapper(BlockWatcher):
 
     def load(self, slots: Sequence[int], block_ids: Sequence[int]) -> None:
         """Copy held slots into newly allocated blocks in the step being built."""
-        assert self._loads.keys().isdisjoint(block_ids), block_ids
+        assert not self._loads or self._loads.keys().isdisjoint(block_ids), block_ids
         self.will_be_written(block_ids)
         self._will_be_read(slots)
         self._loads.update(zip(block_ids, slots, strict=True))
