@@ -43,11 +43,11 @@ from vllm.v1.structured_output import StructuredOutputManager
 from tests.scheduler.clock import OwnClock
 from tests.scheduler.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
 from tests.scheduler.host_memory import FakeHostMemory
-from vllm_pensieve.cache_groups import block_bytes
-from vllm_pensieve.compat import CONNECTOR, CONNECTOR_MODULE
 from vllm_pensieve.scheduler import make_scheduler
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
 from vllm_pensieve.swap.connector import PensieveConnector, SwapReport
+from vllm_pensieve.vllm_hooks.names import CONNECTOR, CONNECTOR_MODULE
+from vllm_pensieve.vllm_hooks.sizes import block_bytes
 
 BLOCK_TOKENS = 16
 MAX_MODEL_TOKENS = 1024

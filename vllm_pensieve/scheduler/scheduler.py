@@ -14,7 +14,6 @@ from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.retention import EvictionOrder, make_order
@@ -27,6 +26,7 @@ from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
 from vllm_pensieve.space.sessions import SessionTable
 from vllm_pensieve.swap.connector import PensieveConnector
+from vllm_pensieve.vllm_hooks.reasons import why_plain_prefixes, why_unusual_manager
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

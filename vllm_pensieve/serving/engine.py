@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from vllm_pensieve.compat_process import EngineGlobals, has_process_groups, process_groups_kept
 from vllm_pensieve.config import SWITCH, vllm_cache_settings
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.device import VISIBLE, device_environment
@@ -18,6 +17,11 @@ from vllm_pensieve.models import context_limit
 from vllm_pensieve.modes import BLOCK_TOKENS, CPU_KV_CACHE_GIB
 from vllm_pensieve.serving.interrupts import interrupts_kept_from_children
 from vllm_pensieve.serving.options import ServerOptions
+from vllm_pensieve.vllm_hooks.engine_globals import (
+    EngineGlobals,
+    has_process_groups,
+    process_groups_kept,
+)
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs

@@ -14,8 +14,8 @@ import torch
 from numba import njit
 from typing_extensions import override
 
-from vllm_pensieve.compat import let_vllm_scan_llvmlite
 from vllm_pensieve.swap.copiers import Copier, CopyError, Indexes, Pairs, copy_error
+from vllm_pensieve.vllm_hooks.patches import let_vllm_scan_llvmlite
 
 let_vllm_scan_llvmlite()
 
