@@ -10,6 +10,7 @@ import typer
 
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import GIB
+from vllm_pensieve.trace.formats import about_formats
 
 if TYPE_CHECKING:
     from vllm_pensieve.analysis.simulate import Simulation
@@ -45,7 +46,7 @@ def simulate(
         str,
         typer.Option(
             "--format",
-            help="auto, pensieve, mooncake, bailian, kvct (kv-cache-tester, Weka, AgentX).",
+            help=f"{about_formats()}.",
         ),
     ] = "auto",
     capacity: Annotated[

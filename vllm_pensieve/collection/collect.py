@@ -13,6 +13,7 @@ from vllm_pensieve.collection.play import Reply, play
 from vllm_pensieve.collection.recording import Recording
 from vllm_pensieve.collection.virtual_time import VirtualTime
 from vllm_pensieve.errors import UsageError
+from vllm_pensieve.trace.parts import parts_of
 from vllm_pensieve.workloads.events import RequestEvent, TokenCount
 
 Tell = Callable[[int], None]
@@ -118,7 +119,8 @@ def make_room(recording: Recording) -> None:
     try:
         recording.out.mkdir(parents=True, exist_ok=True)
         for path in recording.files():
-            path.unlink(missing_ok=True)
+            for part in parts_of(path):
+                part.unlink()
     except OSError as error:
         raise UsageError(f"{recording.out}: cannot be written: {error.strerror}") from error
 
