@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vllm_pensieve.collection.engine import needs_simulation, start_engine
+from vllm_pensieve.collection.engine import needs_simulation, start_recording
 from vllm_pensieve.collection.play import Reply, play
 from vllm_pensieve.collection.recording import Recording
 from vllm_pensieve.collection.virtual_time import VirtualTime
@@ -70,7 +70,7 @@ def record(
     make_room(recording)
     took_s = time.perf_counter()
     with starting():
-        engine = start_engine(recording)
+        engine = start_recording(recording)
     with nullcontext() if recording.real_time else VirtualTime():
         lasted_s = time.monotonic()
         replies = play(engine, events, lambda number: _parameters(recording, limits[number]), tell)

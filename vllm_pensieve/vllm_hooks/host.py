@@ -33,6 +33,13 @@ def reserve_no_core_for_our_connector(engine_args: EngineArgs) -> None:
     os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = str(cores)
 
 
+def kv_cache_size_is_said(engine_args: EngineArgs) -> bool:
+    """Whether the user said how large the KV cache is, by option or by vLLM's environment variable."""
+    from vllm import envs
+
+    return engine_args.kv_cache_memory_bytes is not None or envs.VLLM_CPU_KVCACHE_SPACE is not None
+
+
 def kv_cache_bytes_of_host(engine_args: EngineArgs) -> int:
     """Host memory that the KV cache itself will take on all workers, as far as it has been said; 0 on a GPU."""
     from vllm import envs

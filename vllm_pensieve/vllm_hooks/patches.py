@@ -96,7 +96,7 @@ def let_vllm_scan_llvmlite() -> None:
     """Give llvmlite's library object an instance dictionary, once numba has been imported. Idempotent.
 
     On a CPU vLLM calls `vars` on the attributes of every module when an engine is made. llvmlite's object answers any
-    attribute, so also `__dict__`, with a function of the library, on which vLLM 0.32 fails.
+    attribute, so also `__dict__`, with a function of the library, on which vLLM fails.
     """
     from llvmlite.binding import ffi
 

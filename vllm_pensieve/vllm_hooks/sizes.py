@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_pensieve.retention.cost_model import ModelShape
 
 if TYPE_CHECKING:
-    from vllm.config import ModelConfig
+    from vllm.config import ModelConfig, VllmConfig
 
 
 def model_shape(model_config: ModelConfig) -> ModelShape:
@@ -38,6 +38,13 @@ def _first(config: Any, names: tuple[str, ...]) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def kv_bytes_per_token(vllm_config: VllmConfig) -> int:
+    """KV bytes of a token on one worker, before anything is allocated: as if all layers kept all tokens unquantized."""
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    heads = model.get_num_kv_heads(parallel) * model.get_num_layers(parallel)
+    return int(2 * heads * model.get_head_size() * model.dtype.itemsize)
 
 
 def block_bytes(kv_cache_config: Any) -> int:

@@ -6,9 +6,7 @@ import inspect
 from importlib import import_module
 from typing import Any
 
-from vllm_pensieve.version import __version__
-
-SUPPORTED = "0.32"
+from vllm_pensieve.version import SUPPORTED_VLLM, __version__
 
 ENGINE_CORE = "vllm.v1.engine.core"
 SCHEDULER = "vllm.v1.core.sched.scheduler"
@@ -172,17 +170,17 @@ def check_vllm() -> None:
     """
     import vllm
 
-    if not f"{vllm.__version__}.".startswith(f"{SUPPORTED}."):
+    if not f"{vllm.__version__}.".startswith(f"{SUPPORTED_VLLM}."):
         raise UnsupportedVllmError(
-            f"vllm-pensieve {__version__} works with vLLM {SUPPORTED}, but vLLM {vllm.__version__} is installed: "
-            f"install vllm=={SUPPORTED}.* or a vllm-pensieve made for it, or switch the plugin off."
+            f"vllm-pensieve {__version__} works with vLLM {SUPPORTED_VLLM}, but vLLM {vllm.__version__} is installed: "
+            f"install vllm=={SUPPORTED_VLLM}.* or a vllm-pensieve made for it, or switch the plugin off."
         )
     for module, name, parameters in HOOKS:
         missing = _missing(module, name, parameters)
         if missing:
             raise UnsupportedVllmError(
-                f"vllm-pensieve {__version__} works with vLLM {SUPPORTED}, but the installed vLLM {vllm.__version__} "
-                f"differs from it: {missing}."
+                f"vllm-pensieve {__version__} works with vLLM {SUPPORTED_VLLM}, but the installed vLLM "
+                f"{vllm.__version__} differs from it: {missing}."
             )
 
 
