@@ -20,13 +20,14 @@ from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.retention import EvictionOrder, make_order
 from vllm_pensieve.scheduler.adapters import AdaptersMixin
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool, WatchedBlockPool
-from vllm_pensieve.scheduler.choices import keep_external_ids, parent_of
+from vllm_pensieve.scheduler.choices import parent_of
 from vllm_pensieve.scheduler.costs import Costs
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
 from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
 from vllm_pensieve.space.sessions import SessionTable
 from vllm_pensieve.swap.connector import PensieveConnector
+from vllm_pensieve.vllm_hooks.patches import keep_external_ids
 from vllm_pensieve.vllm_hooks.reasons import why_plain_prefixes, why_unusual_manager
 
 if TYPE_CHECKING:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import time
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from vllm_pensieve.trace.files import BLOCKS_SUFFIX
-
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
+    from vllm.lora.request import LoRARequest
 
 
 def wrap_create_engine_config(before: Callable[[Any], None]) -> None:
@@ -47,49 +42,45 @@ def announce_environment(names: Iterable[str]) -> None:
         envs.environment_variables.setdefault(name, lambda: None)
 
 
-def leave_time_for_traces(seconds: float) -> None:
-    """Have vLLM's front end kill no engine process before its trace is written, within that many seconds. Idempotent.
+def keep_external_ids() -> None:
+    """Have the requests of this process's engines keep the id that they were given, as `external_req_id`. Idempotent.
 
-    By default vLLM kills engine processes in the instant that it asks them to stop. They get as long as they write a
-    trace; where they get time to drain their requests, they get the seconds more.
+    vLLM sends it to the engine and drops it there; without it `0_x` may be an id or the first choice of `x`.
     """
-    from vllm.v1.engine.utils import CoreEngineProcManager
+    from vllm.v1.request import Request
 
-    stock = CoreEngineProcManager.shutdown
-    if getattr(stock, "leaves_time_for_traces", False):
+    stock = Request.from_engine_core_request.__func__
+    if getattr(stock, "keeps_external_ids", False):
         return
 
     @wraps(stock)
-    def shutdown(self: Any, timeout: float | None = None) -> None:
-        if timeout == 0 and self._finalizer.alive:
-            wait_for_traces(self.processes, seconds)
-        stock(self, timeout + seconds if timeout else timeout)
+    def from_engine_core_request(cls: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        made = stock(cls, request, *args, **kwargs)
+        made.external_req_id = request.external_req_id
+        return made
 
-    shutdown.leaves_time_for_traces = True  # type: ignore[attr-defined]
-    CoreEngineProcManager.shutdown = shutdown
-
-
-def wait_for_traces(processes: Iterable[BaseProcess], seconds: float) -> None:
-    """Ask processes to stop, and wait until none of them has a trace open any more, at most that many seconds."""
-    alive = [process for process in processes if process.is_alive()]
-    for process in alive:
-        process.terminate()
-    deadline_s = time.monotonic() + seconds
-    while (
-        any(_has_a_trace_open(process.pid) for process in alive) and time.monotonic() < deadline_s
-    ):
-        time.sleep(0.02)
+    from_engine_core_request.keeps_external_ids = True  # type: ignore[attr-defined]
+    Request.from_engine_core_request = classmethod(from_engine_core_request)
 
 
-def _has_a_trace_open(pid: int | None) -> bool:
-    folder = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):  # the process has ended
-        for name in os.listdir(folder):
-            with contextlib.suppress(OSError):  # that file has been closed
-                path = os.readlink(f"{folder}/{name}").removesuffix(" (deleted)")
-                if path.endswith(BLOCKS_SUFFIX):
-                    return True
-    return False
+def tell_of_loaded_adapters() -> None:
+    """Have vLLM's engine notify our scheduler when a client has it load an adapter. Idempotent."""
+    from vllm.v1.engine.core import EngineCore
+
+    stock = EngineCore.add_lora
+    if getattr(stock, "tells_pensieve", False):
+        return
+
+    @wraps(stock)
+    def add_lora(self: Any, lora_request: LoRARequest) -> bool:
+        loaded: bool = stock(self, lora_request)
+        adapter_loaded = getattr(self.scheduler, "adapter_loaded", None)
+        if adapter_loaded is not None:  # another scheduler has none
+            adapter_loaded(lora_request)
+        return loaded
+
+    add_lora.tells_pensieve = True  # type: ignore[attr-defined]
+    EngineCore.add_lora = add_lora
 
 
 def let_vllm_scan_llvmlite() -> None:
