@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from vllm_pensieve.config import ConfigError, read_switch, vllm_cache_settings
-from vllm_pensieve.errors import UsageError
+from vllm_pensieve.errors import UsageError, first_lines
 from vllm_pensieve.version import SUPPORTED_VLLM
 
 if TYPE_CHECKING:
@@ -101,6 +101,5 @@ def start_engine(
     except UsageError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-        said = " ".join(lines[:SHOWN_LINES]) or type(error).__name__
+        said = first_lines(error, SHOWN_LINES)
         raise UsageError(f"vLLM cannot start with {what}: {said}{hint}") from error
