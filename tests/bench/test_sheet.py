@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.remarks import remarks
 from vllm_pensieve.bench.sheet import NOT_MEASURED, make_sheet, write_sheet
 from vllm_pensieve.bench.speedups import speedups
@@ -20,10 +20,10 @@ SOURCES = {"total": 30_000, "resident": 21_000, "swapped": 6_000, "recovered": 3
 STATELESS = {"total": 30_000, "resident": 0, "swapped": 0, "recovered": 0, "new": 30_000}
 
 
-def records(slowness: float) -> list[RequestRecord]:
+def records(slowness: float) -> list[Exchange]:
     """Times differ in every request, so that no two figures of the sheet are equal by chance."""
     return [
-        RequestRecord(
+        Exchange(
             session,
             turn,
             start_s=10.0 * turn + number,

@@ -88,7 +88,7 @@ def profile(
     from vllm_pensieve.bench.timed_engine import (
         EngineOptions,
         check_vllm_options,
-        prepare_environment,
+        prepare_timing_environment,
     )
 
     require_vllm()
@@ -98,7 +98,7 @@ def profile(
     if max_context is not None and not check:
         contexts_up_to(max_context, plan.chunks[-1], 1)  # refuses what no engine could do
     check_vllm_options(vllm_options or ())
-    prepare_environment(os.environ)
+    prepare_timing_environment(os.environ)
     options = EngineOptions(
         model=model,
         dtype=dtype,
@@ -121,13 +121,13 @@ def _measure(
     from rich.console import Console
 
     from vllm_pensieve.bench.profile import complete_profile, measure_costs, shape_of
-    from vllm_pensieve.bench.timed_engine import TimedEngine, start_engine
+    from vllm_pensieve.bench.timed_engine import start_timed
 
     console = Console()
     with console.status("starting vLLM") as status:
         settings = {"cost_profile": "none", "host_cache_gib": host_cache}
         with quiet_start():
-            engine = TimedEngine(start_engine(options, settings))
+            engine = start_timed(options, settings)
         try:
             shape = shape_of(engine)
             costs, error = measure_costs(engine, plan, status.update)
@@ -162,7 +162,7 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
     from rich.console import Console
 
     from vllm_pensieve.bench.profile_check import ACCEPTED_ERROR, check_costs
-    from vllm_pensieve.bench.timed_engine import TimedEngine, start_engine
+    from vllm_pensieve.bench.timed_engine import start_timed
     from vllm_pensieve.cli.profile_view import check_table
     from vllm_pensieve.config import profile_folder
 
@@ -173,7 +173,7 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
     }
     with console.status("starting vLLM") as status:
         with quiet_start():
-            engine = TimedEngine(start_engine(options, settings))
+            engine = start_timed(options, settings)
         try:
             costs = engine.scheduler.costs
             if costs is None or costs.profile is None:

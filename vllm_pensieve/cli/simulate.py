@@ -12,6 +12,7 @@ import typer
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import GIB
 from vllm_pensieve.policies.registry import POLICIES
+from vllm_pensieve.trace.formats import about_formats
 
 if TYPE_CHECKING:
     from vllm_pensieve.analysis.replay import Parameters
@@ -48,7 +49,7 @@ def simulate(
         str,
         typer.Option(
             "--format",
-            help="auto, pensieve, mooncake, bailian, kvct (kv-cache-tester, Weka, AgentX).",
+            help=f"{about_formats()}.",
         ),
     ] = "auto",
     capacity: Annotated[

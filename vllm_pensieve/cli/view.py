@@ -24,8 +24,8 @@ from rich.progress import (
 from rich.table import Table
 
 from vllm_pensieve.bench.compare import ModeRun
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.plan import ComparePlan
-from vllm_pensieve.bench.records import RequestRecord
 from vllm_pensieve.bench.remarks import stepped_back_remark
 from vllm_pensieve.cli.benchmark_view import phase_lines
 from vllm_pensieve.cli.numbers import seconds
@@ -58,7 +58,7 @@ class ConsoleView:
         self._name = ""
         self._phase = 0
         self._begun_s = self._told_s = 0.0
-        self._records: list[RequestRecord] = []
+        self._records: list[Exchange] = []
         self._turns = TurnLines(plan)
         columns = (
             TextColumn("{task.description:<22}"),
@@ -115,7 +115,7 @@ class ConsoleView:
         self._set(state="measuring")
         self._log(f"{self._name}: measuring, {self._plan.requests} requests")
 
-    def recorded(self, record: RequestRecord) -> None:
+    def recorded(self, record: Exchange) -> None:
         """Count a request; show why it failed, if it did."""
         if record.error:
             self._failed += 1

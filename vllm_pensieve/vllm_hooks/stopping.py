@@ -1,14 +1,21 @@
-"""The end of an engine whose scheduler records a trace: the trace ends first, and draining ends in time."""
+"""The end of an engine that records a trace: the trace ends first, draining ends in time, and vLLM waits for both."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm.logger import init_logger
 from vllm.v1.request import RequestStatus
+
+from vllm_pensieve.trace.files import BLOCKS_SUFFIX
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 logger = init_logger("vllm.pensieve")
 
@@ -69,3 +76,48 @@ def _abort_if_time_is_up(engine: Any) -> None:
         engine.vllm_config.shutdown_timeout,
     )
     engine._send_abort_outputs(aborted)
+
+
+def leave_time_for_traces(seconds: float) -> None:
+    """Have vLLM's front end kill no engine process before its trace is written, within that many seconds. Idempotent.
+
+    By default vLLM kills engine processes in the instant that it asks them to stop. They get as long as they write a
+    trace; where they get time to drain their requests, they get the seconds more.
+    """
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    stock = CoreEngineProcManager.shutdown
+    if getattr(stock, "leaves_time_for_traces", False):
+        return
+
+    @wraps(stock)
+    def shutdown(self: Any, timeout: float | None = None) -> None:
+        if timeout == 0 and self._finalizer.alive:
+            wait_for_traces(self.processes, seconds)
+        stock(self, timeout + seconds if timeout else timeout)
+
+    shutdown.leaves_time_for_traces = True  # type: ignore[attr-defined]
+    CoreEngineProcManager.shutdown = shutdown
+
+
+def wait_for_traces(processes: Iterable[BaseProcess], seconds: float) -> None:
+    """Ask processes to stop, and wait until none of them has a trace open any more, at most that many seconds."""
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.terminate()
+    deadline_s = time.monotonic() + seconds
+    while (
+        any(_has_a_trace_open(process.pid) for process in alive) and time.monotonic() < deadline_s
+    ):
+        time.sleep(0.02)
+
+
+def _has_a_trace_open(pid: int | None) -> bool:
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):  # the process has ended
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):  # that file has been closed
+                path = os.readlink(f"{folder}/{name}").removesuffix(" (deleted)")
+                if path.endswith(BLOCKS_SUFFIX):
+                    return True
+    return False

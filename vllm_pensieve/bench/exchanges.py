@@ -1,4 +1,4 @@
-"""What is kept of every request, and the file it is written to while the measurement runs."""
+"""What clients keep of every request and its answer, and the file it is written to while the measurement runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import IO
 
 
 @dataclass(frozen=True)
-class RequestRecord:
-    """One request: when it was sent (seconds since its mode's first request could be sent), and
-    what came back.
+class Exchange:
+    """One request and its answer, as a client saw them.
+
+    start_s: when it was sent, in seconds since its mode's first request could be sent.
 
     A request that failed, or was not sent because of an earlier failure in its session, has `error`
     and no times.
@@ -52,7 +53,7 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class RecordFile:
+class ExchangeFile:
     """`requests.jsonl`: one line per request with its mode and repeat, each flushed, so an
     interruption loses none.
     """
@@ -60,7 +61,7 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self._file: IO[str] = path.open("w", encoding="utf-8")
 
-    def write(self, mode: str, repeat: int, record: RequestRecord) -> None:
+    def write(self, mode: str, repeat: int, record: Exchange) -> None:
         """Append one record; `repeat` counts from 0."""
         self._file.write(json.dumps({"mode": mode, "repeat": repeat, **asdict(record)}) + "\n")
         self._file.flush()
