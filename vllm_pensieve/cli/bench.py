@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vllm_pensieve.cli.kernels import kernels
+from vllm_pensieve.cli.kernels import add_kernels
 from vllm_pensieve.cli.sharegpt import sharegpt as sharegpt_command
 from vllm_pensieve.cli.users import users as users_command
 from vllm_pensieve.workloads.errors import UsageError
@@ -28,7 +28,7 @@ def bench() -> None:
     """Measure the plugin on this machine: one part of it, or whole servers under load."""
 
 
-app.command("kernels")(kernels)
+add_kernels(app)
 app.command("users")(users_command)
 app.command("sharegpt")(sharegpt_command)
 
