@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from benchmarks.attention.options import KernelOptions
-from vllm_pensieve.cli.options import check_file, chosen, takes
+from vllm_pensieve.bench.checks import check_choice
+from vllm_pensieve.cli.options import check_file, takes
 from vllm_pensieve.kv_shape import BYTES_BY_DTYPE
 
 WRONG_STATUS = 1
@@ -19,7 +20,7 @@ def kernels(options: KernelOptions) -> int:
     and one query at a time, compared with dense attention over contiguous KV, the ideal.
     """
     check_file("--json", options.json)
-    chosen("--dtype", options.dtype, tuple(BYTES_BY_DTYPE))
+    check_choice("--dtype", options.dtype, BYTES_BY_DTYPE)
     logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of what is not used here
     from rich.console import Console
 

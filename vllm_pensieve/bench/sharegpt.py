@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from typer import Option
 
 from vllm_pensieve.bench.checks import (
     MOST_SECONDS,
@@ -18,7 +21,9 @@ from vllm_pensieve.bench.checks import (
 from vllm_pensieve.bench.fit import longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
 from vllm_pensieve.bench.options import (
-    RunOptions,
+    BenchmarkOptions,
+    Out,
+    Strict,
     Workload,
     check_run,
     dataset_context,
@@ -38,23 +43,44 @@ MOST_CONVERSATIONS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShareGptOptions(RunOptions):
-    """The options of `pensieve bench sharegpt` as given.
+class ShareGptOptions(BenchmarkOptions):
+    """The options of `pensieve bench sharegpt`."""
 
-    Memory is in GB of 10^9 bytes (None: a part of the working set), `request_interval_s` in seconds.
-    """
-
-    out: Path = Path("out/sharegpt")
-    dataset: str = "sharegpt"
-    strict: bool = False
-    num_conversations: int = 24
-    min_turns: int = 2
-    max_turns: int | None = 10
-    users: int = 8
-    request_interval_s: float = 5.0
-    max_new_tokens: int | None = None
-    gpu_cache_gb: float | None = None
-    cpu_cache_gb: float | None = None
+    out: Out = Path("out/sharegpt")
+    dataset: Annotated[
+        str,
+        Option(
+            help="sharegpt (or sharegt), from the Hugging Face hub; another data set there (OWNER/NAME); a file of "
+            "conversations (JSON, JSON lines, Parquet; also .gz and .zst); or `generated`: texts made up, as many "
+            "turns and tokens as ShareGPT's on average."
+        ),
+    ] = "sharegpt"
+    strict: Strict = False
+    num_conversations: Annotated[
+        int, Option(help="Conversations to replay, at most as many as there are.")
+    ] = 24
+    min_turns: Annotated[int, Option(help="Conversations with fewer turns are left out.")] = 2
+    max_turns: Annotated[
+        int | None, Option(help="Longer conversations are cut to this many turns.")
+    ] = 10
+    users: Annotated[
+        int, Option("--users", "--num-concurrent-users", help="Conversations at a time.")
+    ] = 8
+    request_interval_s: Annotated[
+        float,
+        Option(
+            "--request-interval",
+            metavar="SECONDS",
+            help="Mean pause before each request (exponential, the same in all modes).",
+        ),
+    ] = 5.0
+    max_new_tokens: Annotated[
+        int | None,
+        Option(
+            help="Longest reply; without it MAX_NEW_TOKENS of the environment. Shorter ones are as long as "
+            "the recorded ones."
+        ),
+    ] = None
     generated_otherwise: bool = False
     """Take generated texts, and say so, where ShareGPT itself is not available."""
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from typer import Option
 
 from vllm_pensieve.bench.checks import (
     MOST_SECONDS,
@@ -11,6 +14,7 @@ from vllm_pensieve.bench.checks import (
     MOST_TURNS,
     MOST_USERS,
     check_amount,
+    check_choice,
     check_count,
     check_memory_and_runs,
     reply_tokens,
@@ -18,14 +22,14 @@ from vllm_pensieve.bench.checks import (
 from vllm_pensieve.bench.fit import fit_turns, longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
 from vllm_pensieve.bench.options import (
-    RunOptions,
+    BenchmarkOptions,
+    Out,
     Workload,
     check_run,
     plan_run,
 )
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.workloads.conversations import WorkloadSpec
-from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
 from vllm_pensieve.workloads.users import User, generate_users
 
@@ -57,21 +61,46 @@ Pensieve guide has for its bare command.
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsersOptions(RunOptions):
-    """The options of `pensieve bench users` as given; None means: take the preset's value.
+class UsersOptions(BenchmarkOptions):
+    """The options of `pensieve bench users`; None means: take the preset's value."""
 
-    Memory is in GB of 10^9 bytes, `request_interval_s` in seconds.
-    """
-
-    out: Path = Path("out/users")
-    preset: str = "fast"
-    users: int | None = None
-    turns: int | None = None
-    request_interval_s: float | None = None
-    max_new_tokens: int | None = None
-    history_tokens: int | None = None
-    gpu_cache_gb: float | None = None
-    cpu_cache_gb: float | None = None
+    out: Out = Path("out/users")
+    preset: Annotated[
+        str,
+        Option(
+            help="Values of the options that are not given. fast: few users, few turns, done in minutes. "
+            "stress: many users, 10 turns, long histories, memory for a part of them. "
+            "guide: one user, 10 turns, as the Pensieve guide has it."
+        ),
+    ] = "fast"
+    users: Annotated[
+        int | None,
+        Option(
+            "--users",
+            "--num-concurrent-users",
+            help="Users, all at the same time; of several, HOT ones have three conversations, WARM ones two.",
+        ),
+    ] = None
+    turns: Annotated[int | None, Option(help="Turns of each conversation.")] = None
+    request_interval_s: Annotated[
+        float | None,
+        Option(
+            "--request-interval",
+            metavar="SECONDS",
+            help="Mean pause of a WARM user between a reply and the next request, and before the first; "
+            "0.3 times this for HOT users, 2.5 times for COLD ones. Each pause is drawn from an exponential "
+            "distribution, the same in all modes.",
+        ),
+    ] = None
+    max_new_tokens: Annotated[
+        int | None,
+        Option(
+            help="Length of every reply; without it MAX_NEW_TOKENS of the environment, else the preset's."
+        ),
+    ] = None
+    history_tokens: Annotated[
+        int | None, Option(help="Length of the text pasted into each first turn.")
+    ] = None
 
 
 def plan_users(options: UsersOptions) -> ComparePlan:
@@ -118,10 +147,7 @@ def plan_users(options: UsersOptions) -> ComparePlan:
 
 def check_users(options: UsersOptions) -> None:
     """Refuse numbers out of range, so that nothing is generated from them. Raises UsageError."""
-    if options.preset not in PRESETS:
-        raise UsageError(
-            f"--preset {options.preset!r} is unknown; choose one of: {', '.join(PRESETS)}"
-        )
+    check_choice("--preset", options.preset, PRESETS)
     check_count("--users", options.users, 1, MOST_USERS)
     check_count("--turns", options.turns, 1, MOST_TURNS)
     check_count("--max-new-tokens", options.max_new_tokens, 1, MOST_TOKENS)
