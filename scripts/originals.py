@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from vllm_pensieve.bench.machine import describe_machine, describe_versions  # noqa: E402
+from vllm_pensieve.machine import describe_machine, describe_versions  # noqa: E402
 
 TYPED = (
     "What is machine learning?\nCan you give me a real-world example?\n"

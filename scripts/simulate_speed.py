@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from vllm_pensieve.analysis.policies import load_policy
 from vllm_pensieve.analysis.policies.policy import HITS_ANY, Parameters, Replay
 from vllm_pensieve.analysis.simulate import Simulation, simulate
-from vllm_pensieve.bench.machine import describe_machine
+from vllm_pensieve.machine import describe_machine
 from vllm_pensieve.trace.readers import read_trace
 from vllm_pensieve.trace.trace import Stream
 

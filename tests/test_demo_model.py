@@ -7,7 +7,7 @@ import pytest
 
 from vllm_pensieve import demo_model
 from vllm_pensieve.config import temporary_folder
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 pytest.importorskip("transformers")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from vllm_pensieve.device import device_environment
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import KvShape, kv_shape
-from vllm_pensieve.workloads.errors import UsageError
 
 # As on the hub, without what nothing here reads.
 FAMILIES = {

@@ -60,7 +60,7 @@ def recorded(make: Callable):
 def scheduler(llm) -> Iterator[Any]:
     found = llm.llm_engine.engine_core.engine_core.scheduler
     yield found
-    assert not found.requests and not found.walks
+    assert not found.requests and not found.restoring
     assert not llm.llm_engine.model_executor.scripts.keys() - found.finished_req_ids
 
 

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from vllm_pensieve.config import cache_folder, temporary_folder
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 DEMO_MODEL_NAME = "demo"
 DEMO_MODEL_VERSION = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from vllm_pensieve.bench.machine import is_cpu_build
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import is_cpu_build
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 AUTO, CPU = "auto", "cpu"

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_pensieve import demo_model
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 BYTES_BY_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
 DEFAULT_DTYPE = "bfloat16"

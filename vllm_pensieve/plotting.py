@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PURPLE, SKY, BLACK, GREY = "#cc79a7", "#56b4e9", "#000000", "#7f7f7f"
 """Of the Okabe-Ito palette, which stays distinguishable with colour blindness; its yellow is too pale for lines."""
+SOURCE_COLOURS = {
+    "resident": BLUE,
+    "swapped": SKY,
+    "recovered": "#f0e442",
+    "new": VERMILION,
+    "unknown": "#bbbbbb",
+}
+SOURCE_MEANINGS = {
+    "resident": "resident: used in place",
+    "swapped": "swapped: copied back from host memory",
+    "recovered": "recovered: computed again inside the prefix",
+    "new": "new: computed",
+    "unknown": "not known: the server ended",
+}
+"""Of the prompt tokens, by where they came from."""
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, GREY)
 MARKERS = "o^vsDPX*"
 LINES = ("-", "--", ":", "-.")

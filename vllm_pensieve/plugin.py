@@ -85,7 +85,7 @@ def _tell_settings(engine_args: EngineArgs, config: PensieveConfig) -> None:
 
 def _make_way_for_the_trace(engine_args: EngineArgs, prefix: str) -> None:
     from vllm_pensieve.compat import leave_time_for_traces
-    from vllm_pensieve.trace.errors import TraceError
+    from vllm_pensieve.errors import TraceError
     from vllm_pensieve.trace.files import check_place, engine_prefix
 
     if multiprocessing.parent_process() is None:  # else our own engine may be writing it already

@@ -7,8 +7,8 @@ from itertools import product
 
 from benchmarks.attention.options import KernelOptions
 from benchmarks.attention.reference import STEP_TOKENS
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import BYTES_BY_DTYPE
-from vllm_pensieve.workloads.errors import UsageError
 
 FLOAT32_BYTES = 4
 

@@ -24,10 +24,10 @@ from benchmarks.attention.cases import Case, make_cases
 from benchmarks.attention.contract import Prepared, UnavailableError, Way
 from benchmarks.attention.options import KernelOptions
 from benchmarks.attention.problem import Problem, ScatteredKv, make_problem
-from vllm_pensieve.bench.machine import describe_machine, describe_versions
 from vllm_pensieve.bench.timing import alternating_medians, seconds_each
-from vllm_pensieve.swap.host_memory import GIB, available_bytes
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GIB, describe_machine, describe_versions
+from vllm_pensieve.swap.host_memory import available_bytes
 
 SCHEMA = 1
 WAYS: tuple[Way, ...] = (

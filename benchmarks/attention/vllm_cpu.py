@@ -20,7 +20,7 @@ def cpu_kernel(
     kv: ScatteredKv, metadata: Metadata
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
     """The operation over a cache in its own layout. Raises UnavailableError if it does not take these sizes."""
-    from vllm_pensieve.bench.machine import is_cpu_build
+    from vllm_pensieve.machine import is_cpu_build
 
     if not is_cpu_build():
         raise UnavailableError(

@@ -17,7 +17,7 @@ from tests.analysis.streams import (
 )
 from vllm_pensieve.analysis.policies import FILES, load_policy
 from vllm_pensieve.analysis.policies.policy import HITS_ANY
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 CLAIRVOYANT = {"min", "belady"}
 ONLINE = [name for name in FILES if name not in CLAIRVOYANT]

@@ -20,8 +20,8 @@ from vllm_pensieve.analysis.policies import FILES
 from vllm_pensieve.analysis.policies.policy import Parameters
 from vllm_pensieve.cli import app
 from vllm_pensieve.config import PensieveConfig
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.retention.profile import write_profile
-from vllm_pensieve.workloads.errors import UsageError
 
 RESULT_KEYS = [
     "policy",

@@ -22,10 +22,9 @@ from vllm_pensieve.analysis.summaries import (
     summarize,
 )
 from vllm_pensieve.cli import app
+from vllm_pensieve.errors import TraceError, UsageError
 from vllm_pensieve.trace.combine import coarsen, interleave
-from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.readers import read_trace
-from vllm_pensieve.workloads.errors import UsageError
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

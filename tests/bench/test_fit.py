@@ -3,8 +3,8 @@
 import pytest
 
 from vllm_pensieve.bench.fit import Fitted, Room, fit_memory, fit_turns, machine_room
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.conversations import WorkloadSpec
-from vllm_pensieve.workloads.errors import UsageError
 
 CPU = Room(gpu_gb=None, main_gb=14.0)
 GPU = Room(gpu_gb=60.0, main_gb=100.0)

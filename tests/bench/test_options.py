@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.modes import MODES
 from vllm_pensieve.bench.options import CompareOptions, make_plan
 from vllm_pensieve.bench.plan import server_arguments
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.modes import MODES
 
 
 @pytest.fixture(autouse=True)

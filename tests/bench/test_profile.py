@@ -15,8 +15,8 @@ from vllm_pensieve.bench.profile_check import Comparison, predicted
 from vllm_pensieve.bench.profile_figure import draw_profile
 from vllm_pensieve.cli import app
 from vllm_pensieve.cli.profile_view import check_table, curve_lines, curve_table, curve_title
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.retention import MeasuredCostModel, PiecewiseLinear
-from vllm_pensieve.workloads.errors import UsageError
 
 CONTEXTS = (0, 256, 512, 1024, 2048, 4096)
 TRUE = MeasuredCostModel(

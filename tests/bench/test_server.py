@@ -20,7 +20,7 @@ from vllm_pensieve.bench.server import (
     log_tail,
     running,
 )
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 SERVES = """
 import http.server, subprocess, sys

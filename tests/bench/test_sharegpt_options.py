@@ -8,7 +8,7 @@ import pytest
 
 from vllm_pensieve.bench.sharegpt import ShareGptOptions, plan_sharegpt
 from vllm_pensieve.demo_model import KV_BYTES_PER_TOKEN
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.tokens import TokenCounter
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -11,9 +11,9 @@ from vllm_pensieve.bench import transfers
 from vllm_pensieve.bench.timing import alternating_medians
 from vllm_pensieve.bench.transfer_options import PATTERNS, TransferOptions
 from vllm_pensieve.cli import app
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import KvShape
 from vllm_pensieve.swap.host_memory import available_bytes
-from vllm_pensieve.workloads.errors import UsageError
 
 SMALL = ("--blocks", "1,3", "--block-tokens", "1,4", "--repeats", "1", "--device", "cpu")
 

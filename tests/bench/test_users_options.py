@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.modes import MODES
 from vllm_pensieve.bench.plan import server_arguments, server_command
 from vllm_pensieve.bench.users import PRESETS, UsersOptions, plan_users
 from vllm_pensieve.demo_model import KV_BYTES_PER_TOKEN
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.modes import MODES
 from vllm_pensieve.workloads.tokens import TokenCounter
 
 GIB = 1 << 30

@@ -36,10 +36,10 @@ from benchmarks.attention.problem import (
     scattered_tables,
 )
 from benchmarks.attention.reference import SubRequest, paged_attention, sub_requests
-from vllm_pensieve.bench.machine import is_cpu_build
 from vllm_pensieve.cli import app
 from vllm_pensieve.cli.kernels import FOLDER, add_kernels
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import is_cpu_build
 
 CPU = torch.device("cpu")
 CASE = Case(

@@ -14,7 +14,7 @@ from vllm_pensieve.bench.plan import RECORDED_VARIABLES
 from vllm_pensieve.bench.server import free_port
 from vllm_pensieve.cli.compare import command_line
 from vllm_pensieve.cli.serve import serve_arguments, serve_environment, serve_port
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 HEAVY = ("torch", "vllm", "matplotlib", "transformers", "openai", "numpy")
 

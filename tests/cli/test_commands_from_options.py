@@ -10,7 +10,7 @@ from typer import Argument, Option
 from typer.testing import CliRunner
 
 from vllm_pensieve.cli.options import option_name, takes
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

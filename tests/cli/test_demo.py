@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from vllm_pensieve.bench.demo import CHATS, make_demo_plan
-from vllm_pensieve.bench.plan import GIB
 from vllm_pensieve.cli.demo import closing
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import kv_shape
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.machine import GIB
 
 
 def summary(**mean_returning: float | None) -> dict:

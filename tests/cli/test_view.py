@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from vllm_pensieve.bench.compare import ModeRun
-from vllm_pensieve.bench.modes import MODES
 from vllm_pensieve.bench.plan import server_command
 from vllm_pensieve.bench.records import RequestRecord
 from vllm_pensieve.bench.users import UsersOptions, plan_users
 from vllm_pensieve.cli.benchmark_view import client_lines, exact_seconds, users_line
 from vllm_pensieve.cli.view import ConsoleView
+from vllm_pensieve.modes import MODES
 
 GUIDES_GREP = re.compile(r"(Turn|TTFT|Cache|Speedup)")
 

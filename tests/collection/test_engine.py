@@ -6,7 +6,7 @@ import pytest
 
 from vllm_pensieve.collection.engine import prepare_recording_environment, start_engine
 from vllm_pensieve.collection.recording import Recording
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 
 def recording(model: Path, **options: object) -> Recording:

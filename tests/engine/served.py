@@ -210,7 +210,9 @@ class Served:
 
     def assert_nothing_left(self) -> None:
         assert (
-            not self.scheduler.requests and not self.scheduler.running and not self.scheduler.walks
+            not self.scheduler.requests
+            and not self.scheduler.running
+            and not self.scheduler.restoring
         )
         assert self.pool.get_num_free_blocks() == self.pool.num_gpu_blocks - 1
         self.pool.free_block_queue.check_integrity()

@@ -36,7 +36,7 @@ def test_a_long_walk_among_decodes_and_prefills(served, assert_equal):
         served.step()
     name = served.add(walker)
     served.step()
-    assert name in {walking.rsplit("-", 1)[0] for walking in served.scheduler.walks}
+    assert name in {walking.rsplit("-", 1)[0] for walking in served.scheduler.restoring}
     prefills = {served.add(p): p for p in (tokens(400 + 13 * i, seed=200 + i) for i in range(3))}
     outputs = served.drain()
     for request, prompt in ({name: walker} | decodes | prefills).items():
@@ -75,7 +75,7 @@ def test_an_abort_in_the_middle_of_a_walk_disturbs_nobody(served, assert_equal):
     beside = base + tokens(64, seed=501)
     name = served.add(beside)
     served.step()
-    assert served.scheduler.walks
+    assert served.scheduler.restoring
     served.engine.abort_request([aborted])
     outputs = served.drain()
     assert aborted not in outputs
@@ -92,10 +92,10 @@ def test_a_preemption_in_the_middle_of_a_walk(served, assert_equal, steps):
     name = served.add(prompt)
     for _ in range(steps):
         served.step()
-    assert served.scheduler.walks
+    assert served.scheduler.restoring
     request = served.scheduler.running.pop()
     served.scheduler._preempt_request(request, time.monotonic())
-    assert not served.scheduler.walks
+    assert not served.scheduler.restoring
     served.poison_empty_blocks()
     assert_equal(served.drain()[name], prompt)
     served.assert_nothing_left()
@@ -128,7 +128,7 @@ def watch_preemptions(scheduler):
     in_walk, preempt = [], scheduler._preempt_request
 
     def watched(request, *args, **kwargs):
-        in_walk.append(request.request_id in scheduler.walks)
+        in_walk.append(request.request_id in scheduler.restoring)
         preempt(request, *args, **kwargs)
 
     scheduler._preempt_request = watched
@@ -140,7 +140,7 @@ def test_a_cache_reset_in_the_middle_of_a_walk(served, assert_equal):
     lose(served, prompt, [*range(12), 30])
     name = served.add(prompt)
     served.step()
-    assert served.scheduler.walks
+    assert served.scheduler.restoring
     assert served.scheduler.reset_prefix_cache(reset_running_requests=True)
     served.poison_empty_blocks()
     assert not any(served.cached_blocks(prompt))

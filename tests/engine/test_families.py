@@ -171,7 +171,7 @@ def test_the_log_says_how_prefixes_are_kept(family):
 
 def test_a_conversation_in_the_plain_template_uses_the_turn_before(family):
     from tests.engine.served import greedy, token_ids
-    from vllm_pensieve.bench.model_files import PLAIN_CHAT_TEMPLATE
+    from vllm_pensieve.models import PLAIN_CHAT_TEMPLATE
 
     def chat(served, messages):
         (output,) = served.llm.chat(

@@ -98,7 +98,7 @@ def test_a_run_that_was_dropped_is_recovered_and_timed_beside_the_prediction(dec
 def test_steps_that_cannot_be_timed_are_refused(deciding):
     from vllm_pensieve.bench.profile import Plan, measure_costs
     from vllm_pensieve.bench.timed_engine import TimedEngine
-    from vllm_pensieve.workloads.errors import UsageError
+    from vllm_pensieve.errors import UsageError
 
     engine = TimedEngine(deciding.engine)
     for chunks, message in (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.scripts import ROOT
-from vllm_pensieve.bench.machine import NO_VLLM
+from vllm_pensieve.machine import NO_VLLM
 
 OF_VLLM = ("vllm", "torch", "transformers", "tokenizers", "safetensors")
 

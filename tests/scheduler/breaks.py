@@ -12,7 +12,8 @@ def skip_recomputation(scheduler: PensieveMixin) -> None:
     """Blocks for the holes are allocated, and the position goes straight to the end of the kept prefix."""
 
     def mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs) -> int:
-        return Scheduler._mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs)
+        type(self)._mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs)
+        return 0
 
     def reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens) -> int:
         # All but the walk: a prompt with a seed still waits for a step that takes it whole.
@@ -23,7 +24,7 @@ def skip_recomputation(scheduler: PensieveMixin) -> None:
     def update_after_schedule(self, output) -> None:
         Scheduler._update_after_schedule(self, output)
         for request_id in output.num_scheduled_tokens:
-            self.walks.pop(request_id, None)
+            self.restoring.pop(request_id, None)
 
     _replace(scheduler, mark_prefix_replay, reserve_prefill_lookahead, update_after_schedule)
 
@@ -35,8 +36,8 @@ def hash_whole_holes_at_once(scheduler: PensieveMixin) -> None:
         num = type(self)._reserve_prefill_lookahead(
             self, request, num_computed_tokens, num_new_tokens
         )
-        if walk := self.walks.get(request.request_id):
-            walk.chunk = walk.holes[0]
+        if restoring := self.restoring.get(request.request_id):
+            restoring.chunk = restoring.holes[0]
         return num
 
     _replace(scheduler, reserve_prefill_lookahead)
@@ -46,7 +47,8 @@ def never_resend(scheduler: PensieveMixin) -> None:
     """A request that jumped goes out like any other running request."""
 
     def make_cached_request_data(self, *args, **kwargs):
-        self._jumped.clear()
+        for restoring in self.restoring.values():
+            restoring.must_resend = False
         return Scheduler._make_cached_request_data(self, *args, **kwargs)
 
     _replace(scheduler, make_cached_request_data)

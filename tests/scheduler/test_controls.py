@@ -40,7 +40,14 @@ def test_jumping_over_holes_without_computing_them_is_caught(make_world, prompt)
 
 def test_a_null_block_left_in_a_table_is_caught(make_world, prompt):
     def leave_holes_unfilled(scheduler):
-        scheduler.kv_cache_manager._fill = lambda request, holes: None
+        null = scheduler.kv_cache_manager.block_pool.null_block
+
+        def restore(request_id, restoring, resident):
+            kept = iter(resident)
+            indexes = range(restoring.plan.end)
+            return [null if i in restoring.missing else next(kept) for i in indexes]
+
+        scheduler.kv_cache_manager.restore = restore
 
     assert (
         "has no block for some of its"

@@ -250,7 +250,7 @@ class World:
 
     @property
     def walks(self) -> dict:
-        return getattr(self.scheduler, "walks", {})  # stock vLLM's has none
+        return getattr(self.scheduler, "restoring", {})  # stock vLLM's has none
 
     @property
     def free_blocks(self) -> int:

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.serving import ServerOptions, create_server, engine
 from vllm_pensieve.serving.engine import engine_arguments
-from vllm_pensieve.workloads.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.serving import create_server
 from vllm_pensieve.serving.chat import Chat
 from vllm_pensieve.serving.server import InputTooLong
-from vllm_pensieve.workloads.errors import UsageError
 
 pytestmark = pytest.mark.engine
 

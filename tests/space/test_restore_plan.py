@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_pensieve.recovery import Walk
 from vllm_pensieve.retention import AnalyticCostModel
 from vllm_pensieve.space import restore_plan
 from vllm_pensieve.space.restore_plan import (
@@ -18,11 +17,12 @@ from vllm_pensieve.space.restore_plan import (
     Source,
     plan_restore,
 )
+from vllm_pensieve.space.restoring import Restoring
 
 BLOCK = 32
 COST = AnalyticCostModel(linear=1.0, attention=0.01)
 R, S, D = Source.RESIDENT, Source.SWAPPED, Source.RECOMPUTED
-SOURCES = {"#": R, "s": S, ".": None}
+SOURCES = {"#": R, "s": S, ".": D}
 patterns = st.text("#s.", max_size=8)
 
 
@@ -30,8 +30,12 @@ def costs_of(step_cost_tokens=0, load=0.0, recovery=True):
     return RestoreCosts(COST, BLOCK, step_cost_tokens, load, recovery)
 
 
+def found_as(pattern):
+    return bytes(SOURCES[block] for block in pattern)
+
+
 def plan_of(pattern, step_cost_tokens=0, **costs):
-    plan = plan_restore([SOURCES[block] for block in pattern], costs_of(step_cost_tokens, **costs))
+    plan = plan_restore(found_as(pattern), costs_of(step_cost_tokens, **costs))
     plan.check_integrity()
     return plan
 
@@ -121,7 +125,7 @@ def test_however_scattered_a_prefix_is_its_plan_asks_a_bounded_number_of_prices(
     pattern, step_cost_tokens
 ):
     Counting.asked.clear()
-    found = [SOURCES[block] for block in pattern * (16_000 // len(pattern))]
+    found = found_as(pattern * (16_000 // len(pattern)))
     costs = RestoreCosts(Counting(1.0, 0.01), BLOCK, step_cost_tokens, load=3.0)
     plan = plan_restore(found, costs)
     plan.check_integrity()
@@ -195,10 +199,11 @@ def test_a_walk_computes_every_dropped_token_once_and_no_other(pattern, data):
     plan = plan_of(pattern)
     if not plan.holes:
         return
-    walk = Walk.over(plan, BLOCK)
+    missing = [i for i, block in enumerate(pattern[: plan.end]) if block != "#"]
+    walk = Restoring(plan, missing, [0] * plan.blocks(S), BLOCK)
     walk.check_integrity()
     position, computed = walk.start, []
-    while not walk.done:
+    while walk.holes:
         step = walk.clip(position, data.draw(st.integers(1, 100)))
         assert walk.chunk == (position, position + step)
         computed += range(position, position + step)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from vllm_pensieve.machine import GIB
 from vllm_pensieve.swap import host_memory
 from vllm_pensieve.swap.host_memory import (
-    GIB,
     NotEnoughHostMemoryError,
     allocate_slots,
     available_bytes,

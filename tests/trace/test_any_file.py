@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from tests.trace.traces import BAILIAN, MOONCAKE, PENSIEVE, kvct_session, write
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.readers import read_trace
 
 KVCT = [kvct_session("a", [[1, 3]], [[1, 4]]), kvct_session("b", [[1, 2]])]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.files import JsonLines, check_place
 
 

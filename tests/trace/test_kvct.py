@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.trace.traces import MOONCAKE, kvct_session, write
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.readers import read_trace
 
 

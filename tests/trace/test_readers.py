@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.trace.traces import BAILIAN, MOONCAKE, PENSIEVE, kvct_session, main_agents, write
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.numbering import renumber
 from vllm_pensieve.trace.readers import FORMATS, read_trace
 from vllm_pensieve.trace.readers.kvct import merge_blocks

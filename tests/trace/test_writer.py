@@ -12,8 +12,8 @@ import time
 import msgspec
 import pytest
 
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace import writer as writer_module
-from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.writer import TraceWriter
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads import sharegpt
 from vllm_pensieve.workloads.clients import WORKLOADS, Clients
 from vllm_pensieve.workloads.dialogues import Dialogue
-from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.events import ClientSpec, arrival_times, write_events
 from vllm_pensieve.workloads.generated import INSTRUCTION_TOKENS
 from vllm_pensieve.workloads.tokens import token_counter

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.dataset import (
     Dataset,
     DatasetLimits,
@@ -14,7 +15,6 @@ from vllm_pensieve.workloads.dataset import (
     skipped_remark,
 )
 from vllm_pensieve.workloads.dialogues import Dialogue
-from vllm_pensieve.workloads.errors import UsageError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SHAREGPT = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vllm_pensieve.analysis.simulate import REFERENCE, Result
+from vllm_pensieve.machine import GIB
 from vllm_pensieve.trace.trace import Trace
 
 LITTLE = 0.05
@@ -13,7 +14,6 @@ MOST = 0.9
 """Of what a cache without limit hits: enough for a cache to be called large enough."""
 BETTER = 0.98
 """A policy whose missed blocks cost less than this share of LRU's is worth naming."""
-GIB = 2**30
 OURS = "retention"
 NAMES = {REFERENCE: "LRU", OURS: "retention value"}
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 DEFAULT_PERCENT = (1, 5, 10)
 LARGEST = 2**40

@@ -9,7 +9,7 @@ from html import escape
 from io import BytesIO
 from typing import IO, Any
 
-from vllm_pensieve.analysis.advice import GIB, advice, gib
+from vllm_pensieve.analysis.advice import advice, gib
 from vllm_pensieve.analysis.capacity import curve_capacities, default_capacities
 from vllm_pensieve.analysis.figures import draw_capacity_curve
 from vllm_pensieve.analysis.policies.policy import Parameters
@@ -29,6 +29,7 @@ from vllm_pensieve.analysis.simulate import (
 )
 from vllm_pensieve.analysis.summaries import PrefixStats, spread, summarize
 from vllm_pensieve.analysis.summary_figures import CDFS, draw_cdf
+from vllm_pensieve.machine import GIB
 from vllm_pensieve.trace.wording import about_skipped, counted
 
 REPORT_POLICIES = ("lru", "fifo", "gdsf", "retention", "min")

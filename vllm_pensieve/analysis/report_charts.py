@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_pensieve.analysis.served import SOURCES, Served
-from vllm_pensieve.bench.figures import SOURCE_COLOURS, SOURCE_MEANINGS
+from vllm_pensieve.plotting import SOURCE_COLOURS, SOURCE_MEANINGS
 from vllm_pensieve.trace.trace import Trace
 
 WIDTH, HEIGHT = 720, 260

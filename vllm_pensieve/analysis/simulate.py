@@ -22,8 +22,8 @@ from vllm_pensieve.analysis.policies.policy import (
     Replay,
     Tally,
 )
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.trace.trace import Trace
-from vllm_pensieve.workloads.errors import UsageError
 
 SCHEMA = 1
 SLOPE_BLOCK_TOKENS = 512

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vllm_pensieve.analysis.served import Served, served
 from vllm_pensieve.analysis.simulate import SCHEMA, describe_trace
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.files import BLOCKS_SUFFIX
 from vllm_pensieve.trace.readers import find_trace, pensieve, read_trace
 from vllm_pensieve.trace.readers.lines import LineReader

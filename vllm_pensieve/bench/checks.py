@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from vllm_pensieve.bench.options import RunOptions
 from vllm_pensieve.config import ConfigError, default_max_new_tokens
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 MOST_USERS, MOST_TURNS, MOST_TOKENS = 10_000, 1_000, 10_000_000
 MOST_SECONDS, MOST_GB = 86_400, 100_000

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from vllm_pensieve.bench.client import Replay, Target, replay, warm_up
 from vllm_pensieve.bench.counters import cache_numbers, prompt_tokens_by_source, read_counters
-from vllm_pensieve.bench.model_files import kv_gb_per_token
-from vllm_pensieve.bench.modes import Mode
-from vllm_pensieve.bench.plan import BLOCK_TOKENS, ComparePlan, server_command
+from vllm_pensieve.bench.plan import ComparePlan, server_command
 from vllm_pensieve.bench.records import RecordFile, RequestRecord
 from vllm_pensieve.bench.server import Server, ServerCommand, ServerFailed, running
 from vllm_pensieve.bench.server_options import value_of
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.models import kv_gb_per_token
+from vllm_pensieve.modes import BLOCK_TOKENS, Mode
 
 READY_TIMEOUT_S = 1800.0
 WATCH_S = 0.2

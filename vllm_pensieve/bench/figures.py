@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vllm_pensieve.bench.plan import GB, GIB
+from vllm_pensieve.machine import GB, GIB
+from vllm_pensieve.plotting import SOURCE_COLOURS, SOURCE_MEANINGS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ MODE_COLOURS = {
     "pensieve-lru": "#cc79a7",
     "pensieve-no-recovery": "#009e73",
 }
+"""Colours of the Okabe-Ito palette, which stays distinguishable with colour blindness."""
 MODE_MARKERS = {
     "vllm": "s",
     "vllm-apc": "^",
@@ -32,21 +34,6 @@ MODE_MARKERS = {
     "pensieve-lru": "D",
     "pensieve-no-recovery": "v",
 }
-SOURCE_COLOURS = {
-    "resident": "#0072b2",
-    "swapped": "#56b4e9",
-    "recovered": "#f0e442",
-    "new": "#d55e00",
-    "unknown": "#bbbbbb",
-}
-SOURCE_MEANINGS = {
-    "resident": "resident: used in place",
-    "swapped": "swapped: copied back from host memory",
-    "recovered": "recovered: computed again inside the prefix",
-    "new": "new: computed",
-    "unknown": "not known: the server ended",
-}
-"""Colours of the Okabe-Ito palette, which stays distinguishable with colour blindness."""
 LOG_FROM = 10
 """Times that differ by more than this factor are drawn on a logarithmic axis."""
 LABELLED_SHARE = 0.06

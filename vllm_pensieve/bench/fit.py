@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_pensieve.bench.machine import describe_machine, is_cpu_build
-from vllm_pensieve.bench.model_files import config_path, context_limit, kv_gb_per_token
-from vllm_pensieve.bench.plan import BLOCK_TOKENS, GB
 from vllm_pensieve.bench.server_options import value_of, workers
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GB, describe_machine, is_cpu_build
+from vllm_pensieve.models import config_path, context_limit, kv_gb_per_token
+from vllm_pensieve.modes import BLOCK_TOKENS
 from vllm_pensieve.workloads.conversations import WorkloadSpec
-from vllm_pensieve.workloads.errors import UsageError
 
 BLOCKS_KEPT_BACK = 2
 """Blocks of KV memory that no sequence can use: vLLM's null block, and one that is begun."""

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_pensieve.bench.fit import fit_memory, machine_room
-from vllm_pensieve.bench.model_files import kv_gb_per_token
-from vllm_pensieve.bench.modes import parse_modes
 from vllm_pensieve.bench.options import Memory, rounded_context
-from vllm_pensieve.bench.plan import GB, GIB
 from vllm_pensieve.bench.server_options import value_of, workers
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GB, GIB
+from vllm_pensieve.models import kv_gb_per_token
+from vllm_pensieve.modes import parse_modes
 from vllm_pensieve.workloads.conversations import Conversation
-from vllm_pensieve.workloads.errors import UsageError
 
 SPARE = 1.25
 """KV memory is at least this many times the longest conversation's."""

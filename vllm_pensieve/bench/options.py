@@ -13,13 +13,14 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
-from vllm_pensieve.bench.model_files import chat_options, context_limit, window_options
-from vllm_pensieve.bench.modes import MODES, parse_modes
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
 from vllm_pensieve.bench.server import check_port, free_port
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.device import AUTO, device_environment
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import is_cpu_build, require_vllm
+from vllm_pensieve.models import chat_options, context_limit, window_options
+from vllm_pensieve.modes import CPU_KV_CACHE_GIB, MODES, parse_modes
 from vllm_pensieve.workloads.conversations import (
     PRESETS,
     Conversation,
@@ -27,18 +28,12 @@ from vllm_pensieve.workloads.conversations import (
     generate_conversations,
 )
 from vllm_pensieve.workloads.dataset import DatasetLimits, DatasetSample, sample_dataset
-from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.sharegpt import load_chats
 from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, TokenCounter, token_counter
 
 CONTEXT_STEP_TOKENS = 1024
 DATASET_CONTEXT_TOKENS = 16384
 """Longest conversation taken from a dataset when `--max-model-len` is not given."""
-CPU_KV_CACHE_GIB = 0.5
-"""KV memory on the CPU build when `--kv-cache-gib` is not given: 65,536 tokens of the demo model.
-
-On a GPU vLLM decides.
-"""
 
 
 Strict = Annotated[bool, Option("--strict", help="Stop at the first bad record of the data set.")]

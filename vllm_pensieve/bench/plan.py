@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_pensieve.bench.modes import Mode
 from vllm_pensieve.bench.server import ServerCommand
+from vllm_pensieve.machine import GIB
+from vllm_pensieve.modes import BLOCK_TOKENS, Mode
 from vllm_pensieve.workloads.conversations import Conversation
 
-BLOCK_TOKENS = 32
-GIB = 1 << 30
-GB = 10**9
 RECORDED_VARIABLES = (
     "VLLM_PENSIEVE",
     "VLLM_CPU_",

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vllm_pensieve.bench.cost_fit import TimedStep, TokensCostNothing, fit_costs
-from vllm_pensieve.bench.machine import describe_versions
 from vllm_pensieve.bench.timed_engine import TimedEngine
 from vllm_pensieve.bench.transfers import measure_bandwidths
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import KvShape
+from vllm_pensieve.machine import describe_versions
 from vllm_pensieve.retention import MeasuredCostModel
 from vllm_pensieve.retention.profile import SCHEMA, Point, Profile, ProfileKey, Provenance
-from vllm_pensieve.workloads.errors import UsageError
 
 FIRST_CONTEXT = 256
 MOST_ROUNDS = 3

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from vllm_pensieve.bench.profile import low_quartile
 from vllm_pensieve.bench.timed_engine import TimedEngine
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.retention import CostModel
-from vllm_pensieve.workloads.errors import UsageError
 
 CONTEXTS = (384, 768, 1500, 3000, 6000, 12000)
 """Most of them between the contexts that are profiled."""

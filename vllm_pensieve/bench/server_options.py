@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 VLLM_DTYPES: dict[str | None, str] = {"half": "float16", "float": "float32"}
 """Names that vLLM has for number formats besides their own."""

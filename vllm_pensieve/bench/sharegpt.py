@@ -31,9 +31,9 @@ from vllm_pensieve.bench.options import (
     plan_run,
 )
 from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.clients import GENERATED
 from vllm_pensieve.workloads.dataset import Dataset, DatasetLimits, sample_dataset
-from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.generated import generated_chats
 from vllm_pensieve.workloads.sharegpt import HINT, SHORT_NAMES, load_chats
 from vllm_pensieve.workloads.tokens import TokenCounter, token_counter

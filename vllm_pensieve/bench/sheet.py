@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.bench.counters import SOURCES
-from vllm_pensieve.bench.plan import GB, GIB
 from vllm_pensieve.bench.statistics import STOCK, SUBJECT
+from vllm_pensieve.machine import GB, GIB
 
 NOT_MEASURED = "not measured"
 

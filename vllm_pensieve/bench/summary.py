@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.bench.compare import ModeRun
-from vllm_pensieve.bench.machine import describe_machine, describe_versions
 from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
 from vllm_pensieve.bench.remarks import remarks
 from vllm_pensieve.bench.speedups import speedups
 from vllm_pensieve.bench.statistics import median_of, mode_statistics, outputs_differing
+from vllm_pensieve.machine import describe_machine, describe_versions
 
 SCHEMA = 1
 RESULT_NAMES = (

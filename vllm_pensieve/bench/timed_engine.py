@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, SWITCH
 from vllm_pensieve.demo_model import resolve_model
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.serving.engine import parse_engine_arguments
-from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from vllm_pensieve.bench.machine import describe_machine, describe_versions
 from vllm_pensieve.bench.swap_in import measure_swap_in
 from vllm_pensieve.bench.timing import alternating_medians, seconds_each
 from vllm_pensieve.bench.transfer_options import TransferOptions
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import KvShape, kv_shape
+from vllm_pensieve.machine import GIB, describe_machine, describe_versions
 from vllm_pensieve.swap.copiers import Copier, Pairs, make_copier
-from vllm_pensieve.swap.host_memory import GIB, NotEnoughHostMemoryError, allocate_slots
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.swap.host_memory import NotEnoughHostMemoryError, allocate_slots
 
 SCHEMA = 1
 ROOM = 2

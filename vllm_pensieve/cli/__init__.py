@@ -6,7 +6,6 @@ import sys
 
 import typer
 
-from vllm_pensieve.bench.machine import NO_VLLM
 from vllm_pensieve.cli.bench import app as bench_app
 from vllm_pensieve.cli.chat import chat as chat_command
 from vllm_pensieve.cli.compare import compare as compare_command
@@ -18,7 +17,8 @@ from vllm_pensieve.cli.report import report as report_command
 from vllm_pensieve.cli.serve import serve as serve_command
 from vllm_pensieve.cli.simulate import simulate as simulate_command
 from vllm_pensieve.cli.trace import app as trace_app
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import NO_VLLM
 
 USAGE_STATUS = 2
 WITH_VLLM = ("vllm", "torch", "transformers", "tokenizers", "safetensors")

@@ -12,9 +12,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from vllm_pensieve.bench.counters import SOURCES
-from vllm_pensieve.bench.plan import GB, GIB
 from vllm_pensieve.bench.statistics import STOCK, SUBJECT
 from vllm_pensieve.cli.numbers import seconds
+from vllm_pensieve.machine import GB, GIB
 
 TAIL_CAPTION = (
     "TTFT: mean; tail: 99th percentile of the time from sending a request to the end of its reply"

@@ -11,10 +11,10 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from vllm_pensieve.bench.machine import require_vllm
 from vllm_pensieve.cli.options import takes
 from vllm_pensieve.cli.quiet import quiet_start
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import require_vllm
 
 
 @dataclass(frozen=True, kw_only=True)

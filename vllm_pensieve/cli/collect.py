@@ -12,7 +12,7 @@ import typer
 
 from vllm_pensieve.bench.options import Strict
 from vllm_pensieve.cli.quiet import quiet_start
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 DRAWN, RECORDED = "drawn", "recorded"
 

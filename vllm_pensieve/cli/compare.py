@@ -14,7 +14,7 @@ from vllm_pensieve.bench.options import CompareOptions, make_plan
 from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
 from vllm_pensieve.cli.options import takes
 from vllm_pensieve.config import MAX_NEW_TOKENS
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from vllm_pensieve.cli.options import option_name, takes
 from vllm_pensieve.cli.version import show_version
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 MODES = {
     "pensieve": "pensieve",
@@ -159,8 +159,8 @@ def guide(options: GuideOptions, context: typer.Context) -> int:
 
 def _default_model() -> str:
     """The guide's where there is a GPU or its folder, and it is available; else the demo model. Says which."""
-    from vllm_pensieve.bench.machine import is_cpu_build
-    from vllm_pensieve.bench.model_files import config_path
+    from vllm_pensieve.machine import is_cpu_build
+    from vllm_pensieve.models import config_path
 
     why = "needs a GPU"
     if Path(GUIDE_MODEL).is_dir() or not is_cpu_build():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "attention"
 """Where it is in a checkout."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
 from vllm_pensieve.cli.quiet import quiet_start
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import is_cpu_build, require_vllm
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 
 @contextlib.contextmanager

@@ -12,9 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
-from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
-from vllm_pensieve.bench.plan import BLOCK_TOKENS, GIB
 from vllm_pensieve.bench.server import check_port
 from vllm_pensieve.bench.server_options import value_of
 from vllm_pensieve.config import (
@@ -28,7 +25,9 @@ from vllm_pensieve.config import (
     vllm_cache_settings,
 )
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, resolve_model
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GIB, is_cpu_build, require_vllm
+from vllm_pensieve.modes import BLOCK_TOKENS, CPU_KV_CACHE_GIB
 
 VLLM_PORT = 8000
 OWN_OPTIONS = ("--host-cache", "--pensieve-config")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GIB
 
 if TYPE_CHECKING:
     from vllm_pensieve.analysis.simulate import Simulation
     from vllm_pensieve.trace.trace import Trace
 
-GIB = 2**30
 
 BlockTokens = Annotated[
     int | None,

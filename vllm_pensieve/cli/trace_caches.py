@@ -20,7 +20,7 @@ from vllm_pensieve.cli.trace_files import (
     trace_files,
     write_json,
 )
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_pensieve.analysis.simulate import Result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_pensieve.trace.trace import Trace
@@ -46,7 +46,7 @@ def trace_files(folder: Path) -> list[Path]:
 
 def find_sized(prefix: Path, block: int) -> Path:
     """The trace of PREFIX, or else of PREFIX_b<block>."""
-    from vllm_pensieve.trace.errors import TraceError
+    from vllm_pensieve.errors import TraceError
     from vllm_pensieve.trace.readers import find_trace
 
     try:

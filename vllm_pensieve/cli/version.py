@@ -7,7 +7,7 @@ import platform
 import typer
 
 from vllm_pensieve import __version__
-from vllm_pensieve.bench.machine import describe_versions, is_cpu_build
+from vllm_pensieve.machine import describe_versions, is_cpu_build
 
 
 def show_version(asked: bool) -> None:

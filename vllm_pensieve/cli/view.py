@@ -24,13 +24,13 @@ from rich.progress import (
 from rich.table import Table
 
 from vllm_pensieve.bench.compare import ModeRun
-from vllm_pensieve.bench.modes import Mode
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.bench.records import RequestRecord
 from vllm_pensieve.bench.remarks import stepped_back_remark
 from vllm_pensieve.cli.benchmark_view import phase_lines
 from vllm_pensieve.cli.numbers import seconds
 from vllm_pensieve.cli.turn_lines import TurnLines
+from vllm_pensieve.modes import Mode
 from vllm_pensieve.workloads.dataset import counted
 
 LOG_INTERVAL_S = 10.0

@@ -12,7 +12,7 @@ from vllm_pensieve.collection.engine import needs_simulation, start_engine
 from vllm_pensieve.collection.play import Reply, play
 from vllm_pensieve.collection.recording import Recording
 from vllm_pensieve.collection.virtual_time import VirtualTime
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.events import RequestEvent, TokenCount
 
 Tell = Callable[[int], None]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from vllm_pensieve.collection.recording import Recording
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, NO_PROFILE, PLAIN, SWITCH
 from vllm_pensieve.demo_model import resolve_model
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.plugin import SIMULATOR
 from vllm_pensieve.serving.engine import prepare_environment
-from vllm_pensieve.workloads.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine

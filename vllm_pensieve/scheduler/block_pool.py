@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_utils import BlockHash, make_block_hash_with_group_id
 
 from vllm_pensieve.retention.eviction_order import EvictionOrder
 from vllm_pensieve.scheduler.events import Announcer
@@ -14,8 +15,11 @@ from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
 
 if TYPE_CHECKING:
-    from vllm.v1.core.kv_cache_utils import KVCacheBlock
+    from vllm.v1.core.kv_cache_utils import BlockHashWithGroupId, KVCacheBlock
     from vllm.v1.request import Request
+
+GROUP_0 = make_block_hash_with_group_id(BlockHash(b""), 0)
+"""What vLLM appends to a block's hash for its first cache group."""
 
 
 class PensieveBlockPool(BlockPool):
@@ -41,6 +45,17 @@ class PensieveBlockPool(BlockPool):
         pool.free_block_queue = RetentionFreeQueue(pool.blocks, free, order, block_size, clock)
         pool.content_version = 0
         pool.announcer = Announcer(pool) if pool.enable_kv_cache_events else None
+
+    def keys(self, block_hashes: Sequence[BlockHash]) -> list[BlockHashWithGroupId]:
+        """The keys under which the blocks of the one cache group are found."""
+        return [block_hash + GROUP_0 for block_hash in block_hashes]
+
+    def find(self, keys: Sequence[BlockHashWithGroupId]) -> list[KVCacheBlock | None]:
+        """A block that holds what each key names, or None."""
+        found = list(map(self.cached_block_hash_to_block._cache.get, keys))
+        if dict in map(type, found):  # several blocks hold the same
+            found = [next(iter(b.values())) if type(b) is dict else b for b in found]
+        return found
 
     @override
     def cache_full_blocks(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from vllm.logger import init_logger
 
-from vllm_pensieve.bench.machine import processor_name
 from vllm_pensieve.compat import flops_per_copied_byte, model_shape
 from vllm_pensieve.config import NO_PROFILE, ConfigError, PensieveConfig, profile_folder
+from vllm_pensieve.machine import processor_name
 from vllm_pensieve.retention import AnalyticCostModel, CostModel
 from vllm_pensieve.retention.profile import (
     Profile,

@@ -120,9 +120,13 @@ class Inspection:
         """What a prompt that begins with these tokens would do with their full blocks, as things stand now."""
         if not self.adopted:
             return RestorePlan()
-        sources = {"resident": Source.RESIDENT, "swapped": Source.SWAPPED, "dropped": None}
-        states = self.block_states(token_ids)
-        return plan_restore([sources[state] for state in states], self.restore_costs)
+        sources = {
+            "resident": Source.RESIDENT,
+            "swapped": Source.SWAPPED,
+            "dropped": Source.RECOMPUTED,
+        }
+        found = bytes(sources[state] for state in self.block_states(token_ids))
+        return plan_restore(found, self.restore_costs)
 
     @property
     def restore_costs(self) -> RestoreCosts:

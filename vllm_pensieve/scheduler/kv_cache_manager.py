@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 from vllm.utils.math_utils import cdiv
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
-from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
+from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
-from vllm_pensieve.recovery import Walk
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
-from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Source, plan_restore
+from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Run, Source, plan_restore
+from vllm_pensieve.space.restoring import Restoring
 
 if TYPE_CHECKING:
     from vllm.distributed.kv_events import KVCacheEvent
@@ -28,38 +29,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Restore:
-    """A prefix that is not all resident: blocks must be allocated for what is missing, and filled.
-
-    missing: indexes of the blocks to allocate. slots: of those, the ones to load, index -> slot of host memory.
-    """
-
-    plan: RestorePlan
-    missing: list[int]
-    slots: dict[int, int]
-
-    def tokens(self, source: Source, block_size: int) -> int:
-        """Tokens of the prefix that come from this source."""
-        return sum(map(len, self.plan.of(source))) * block_size
-
-
-@dataclass(frozen=True)
 class Lookup:
     """What a lookup found, and what it depends on: a waiting request is looked up again at every step."""
 
     depends_on: tuple[int, int, int]
     found: tuple[KVCacheBlocks, int, int]
-    restore: Restore | None
+    restoring: Restoring | None
 
 
 class PensieveKVCacheManager(KVCacheManager):
-    """A KVCacheManager that finds cached blocks after dropped ones and copies of blocks in host memory.
-
-    walks: requests whose prefix has holes, from their lookup until the position has passed the last hole.
-    """
+    """A KVCacheManager that finds cached blocks after dropped ones and copies of blocks in host memory."""
 
     block_pool: PensieveBlockPool
-    walks: dict[str, Walk]
 
     @classmethod
     def adopt(
@@ -69,20 +50,23 @@ class PensieveKVCacheManager(KVCacheManager):
         costs: RestoreCosts,
         swapper: Swapper | None,
         recorder: TraceRecorder | None,
+        requests: Mapping[str, Request],
+        restoring: dict[str, Restoring],
         may_jump: Callable[[Request], bool],
         external_stats: Callable[[], PrefixCacheStats | None],
     ) -> None:
         """Turn a new manager, whose pool is ours already, into one of ours in place.
 
+        requests: the scheduler's. restoring: the scheduler's, too; a request that is freed is taken out of it.
         may_jump: whether the model runner can compute a request's prefill in several parts.
         external_stats: what vLLM counted of lookups outside GPU memory since its last report; None without a connector.
         """
         assert type(manager) is KVCacheManager, type(manager)
         manager.__class__ = cls
         manager = cast(PensieveKVCacheManager, manager)
-        manager.walks = {}
-        manager._restores = {}  # from a request's lookup until its blocks are allocated
-        manager._lookups = {}
+        manager._lookups = {}  # of waiting requests
+        manager._requests = requests
+        manager._restoring = restoring
         manager._stats = stats
         manager._costs = costs
         manager._contiguous_costs = replace(costs, recovery=False)
@@ -90,57 +74,60 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._recorder = recorder
         manager._may_jump = may_jump
         manager._external_stats = external_stats
-        manager._attention = manager.coordinator.single_type_managers[0]
+        manager._attention = HoleFillingManager.adopt(manager)
 
     # -- lookup
 
     @override
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
-        request_id = request.request_id
         host_version = self._swapper.host.version if self._swapper else 0
         now = (self.block_pool.content_version, host_version, request.num_tokens)
-        lookup = self._lookups.get(request_id)
+        lookup = self._lookups.get(request.request_id)
         if lookup is None or lookup.depends_on != now:
-            lookup = self._lookups[request_id] = Lookup(now, *self._look_up(request))
-        self.walks.pop(request_id, None)
-        self._restores.pop(request_id, None)
-        if lookup.restore is not None:
-            self._restores[request_id] = lookup.restore
-            if lookup.restore.plan.holes:
-                self.walks[request_id] = Walk.over(lookup.restore.plan, self._costs.block_size)
+            lookup = Lookup(now, *self._look_up(request))
+            self._lookups[request.request_id] = lookup
         return lookup.found
 
-    def _look_up(self, request: Request) -> tuple[tuple[KVCacheBlocks, int, int], Restore | None]:
-        found = super().get_computed_blocks(request)
-        blocks, _, boundary = found
+    def restoring_of(self, request: Request) -> Restoring | None:
+        """What a waiting request would carry out if it were admitted now; None if its kept prefix is all resident."""
+        lookup = self._lookups.get(request.request_id)
+        return lookup.restoring if lookup else None
+
+    def _look_up(self, request: Request) -> tuple[tuple[KVCacheBlocks, int, int], Restoring | None]:
         if not self.prefix_cache_lookup_enabled(request):
-            return found, None
+            return (self.empty_kv_cache_blocks, 0, 0), None
+        pool, size = self.block_pool, self._costs.block_size
         costs = self._costs if self._may_have_holes(request) else self._contiguous_costs
-        if not costs.recovery and self._swapper is None:
-            return found, None
-        table = list(blocks.blocks[0])
-        sources: list[Source | None] = [Source.RESIDENT] * len(table)
+        end = (request.num_tokens - 1) // size  # at least one token is to be computed
+        keys = pool.keys(request.block_hashes[:end])
+        table = pool.find(keys)
+        found = bytearray(map(bool, table))
         slots: dict[int, int] = {}
-        for source, block, slot in self._behind(request, len(table), costs.recovery):
-            if slot is not None:
-                slots[len(table)] = slot
-            table.append(block)
-            sources.append(source)
-        plan = plan_restore(sources, costs)
-        if not plan.holes and not plan.loads:
-            return found, None
+        if self._swapper is not None:
+            missing = [index for index, resident in enumerate(found) if not resident]
+            for index, slot in zip(
+                missing, self._swapper.host.find_all([keys[i] for i in missing]), strict=True
+            ):
+                if slot is not None:
+                    slots[index] = slot
+                    found[index] = Source.SWAPPED
+        if self.enable_kv_cache_events:
+            self._announce_hit(request, table[: first_zero(found)])
+        if not costs.recovery:
+            del found[first_zero(found) :]
+        plan = plan_restore(bytes(found).rstrip(b"\0"), costs)
         del table[plan.end :]
-        for run in (*plan.holes, *plan.loads):
-            table[run.start : run.end] = [self.block_pool.null_block] * len(run)
-        restore = Restore(
+        for run in chain(plan.holes, plan.loads):
+            table[run.start : run.end] = [pool.null_block] * len(run)
+        hit = (self.create_kv_cache_blocks((table,)), plan.end * size, 0)
+        if not plan.holes and not plan.loads:
+            return hit, None
+        return hit, Restoring(
             plan,
-            missing=[index for index, block in enumerate(table) if block.is_null],
-            slots={
-                index: slots[index] for run in plan.loads for index in range(run.start, run.end)
-            },
+            missing=sorted(chain.from_iterable(map(_indexes, chain(plan.holes, plan.loads)))),
+            slots=[slots[index] for run in plan.loads for index in _indexes(run)],
+            block_size=size,
         )
-        interleaved = self.create_kv_cache_blocks((table,))
-        return (interleaved, plan.end * self._costs.block_size, boundary), restore
 
     @override
     def prefix_cache_lookup_enabled(self, request: Request) -> bool:
@@ -157,24 +144,10 @@ class PensieveKVCacheManager(KVCacheManager):
         """Whether the request may jump: its prompt must be tokens, and the model runner able to compute it in parts."""
         return self._may_jump(request) and not request.mm_features and request.prompt_embeds is None
 
-    def _behind(
-        self, request: Request, start: int, recovery: bool
-    ) -> Iterator[tuple[Source | None, KVCacheBlock, int | None]]:
-        """Where each block from `start` on is, up to the last one that holds only known tokens."""
-        pool, swapper = self.block_pool, self._swapper
-        end = (request.num_tokens - 1) // self._costs.block_size
-        for block_hash in request.block_hashes[start:end]:
-            key = make_block_hash_with_group_id(block_hash, 0)
-            block = pool.cached_block_hash_to_block.get_one_block(key)
-            slot = swapper.host.find(key) if swapper is not None and block is None else None
-            if block is not None:
-                yield Source.RESIDENT, block, None
-            elif slot is not None:
-                yield Source.SWAPPED, pool.null_block, slot
-            elif recovery:
-                yield None, pool.null_block, None
-            else:
-                return
+    def _announce_hit(self, request: Request, resident: Sequence[KVCacheBlock]) -> None:
+        """As stock: a request may ask that its resident prefix be announced again."""
+        if resident and getattr(request, "kv_cache_report_mode", "incremental") == "full":
+            self.coordinator.emit_cached_block_events(request, (resident,))
 
     @property
     def restore_costs(self) -> RestoreCosts:
@@ -183,82 +156,50 @@ class PensieveKVCacheManager(KVCacheManager):
 
     # -- allocation
 
-    @override
-    def allocate_slots(
-        self, request: Request, num_new_tokens: int, *args: Any, **kwargs: Any
-    ) -> KVCacheBlocks | None:
-        if not self.walks and not self._restores:  # most steps, for every running request
-            return super().allocate_slots(request, num_new_tokens, *args, **kwargs)
-        restore = self._restores.get(request.request_id)
-        if restore is None:
-            new_blocks = super().allocate_slots(request, num_new_tokens, *args, **kwargs)
-        else:
-            new_blocks = self._allocate_prefix(request, restore, num_new_tokens, args, kwargs)
-        walk = self.walks.get(request.request_id)
-        if walk is not None and new_blocks is not None:
-            self._hash_chunk(request, walk)
-        return new_blocks
+    def restore(
+        self, request_id: str, restoring: Restoring, resident: Sequence[KVCacheBlock]
+    ) -> list[KVCacheBlock]:
+        """The table of an admitted request's kept prefix: blocks for what is missing, and the swapped ones loaded.
 
-    def _allocate_prefix(
-        self,
-        request: Request,
-        restore: Restore,
-        num_new_tokens: int,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> KVCacheBlocks | None:
-        # To stock code a null block is one that needs no memory.
-        if not self._fits(request, len(restore.missing), kwargs):
-            return None
-        kwargs["reserved_blocks"] = kwargs.get("reserved_blocks", 0) + len(restore.missing)
+        resident: the blocks that are there, which nothing can evict any more.
+        """
+        pool, size = self.block_pool, self._costs.block_size
         # What is evicted to make room goes to the host tier and must not take the place of what will be loaded.
         if self._swapper is not None:
-            self._swapper.host.hold(restore.slots.values())
-        new_blocks = super().allocate_slots(request, num_new_tokens, *args, **kwargs)
-        if new_blocks is not None:
-            self._fill(request, restore)
-            del self._restores[request.request_id]
-        elif self._swapper is not None:
-            self._swapper.host.release(restore.slots.values())
-        return new_blocks
-
-    def _fits(self, request: Request, missing: int, kwargs: dict[str, Any]) -> bool:
-        """Stock's admission gates, with the missing blocks counted."""
-        table = kwargs["new_computed_blocks"].blocks[0]
-        in_use = sum(not block.is_null and block.ref_cnt > 0 for block in table)
-        watermark = self.watermark_blocks if kwargs.get("has_scheduled_reqs", True) else 0
-        needed = len(table) - in_use + kwargs.get("reserved_blocks", 0)
-        if kwargs.get("full_sequence_must_fit"):
-            total = cdiv(min(request.num_tokens, self.max_model_len), self._costs.block_size)
-            needed = max(needed, total - in_use)
-        return needed + watermark <= self.block_pool.get_num_free_blocks()
-
-    def _fill(self, request: Request, restore: Restore) -> None:
-        """Give the request blocks for what is missing, and have the swapped ones loaded."""
-        pool = self.block_pool
-        table = self._attention.req_to_blocks[request.request_id]
-        blocks = pool.get_new_blocks(len(restore.missing))
+            self._swapper.host.hold(restoring.slots)
+        blocks = pool.get_new_blocks(len(restoring.missing))
         # In ascending order neighbours are often neighbours in memory, which copy faster.
         blocks.sort(key=lambda block: block.block_id)
-        for index, block in zip(restore.missing, blocks, strict=True):
-            table[index] = block
-        pool.null_block.ref_cnt -= len(restore.missing)  # stock code touched it once for each
-        for run in restore.plan.loads:
+        new, kept = iter(blocks), iter(resident)
+        table: list[KVCacheBlock] = []
+        for run in restoring.plan.runs:
+            source = kept if run.source is Source.RESIDENT else new
+            table.extend(islice(source, len(run)))
+        request = self._requests[request_id]
+        slots = iter(restoring.slots)
+        for run in restoring.plan.loads:
             # The workers will have loaded it before anything reads it.
-            pool.cache_full_blocks(request, table, run.start, run.end, self._costs.block_size, 0)
-        if self._swapper is not None:
-            for index, slot in restore.slots.items():
-                self._swapper.load(slot, table[index].block_id)
+            pool.cache_full_blocks(request, table, run.start, run.end, size, 0)
+            assert self._swapper is not None
+            for block in table[run.start : run.end]:
+                self._swapper.load(next(slots), block.block_id)
+        self.hash_chunk(request, restoring, table)
+        return table
 
-    def _hash_chunk(self, request: Request, walk: Walk) -> None:
+    def hash_chunk(
+        self, request: Request, restoring: Restoring, table: list[KVCacheBlock] | None = None
+    ) -> None:
         """Hash the blocks that this step completes, when it is scheduled: as stock does after the kept prefix."""
-        block_size = self._costs.block_size
-        start, end = (tokens // block_size for tokens in walk.chunk)
-        table = self._attention.req_to_blocks[request.request_id]
-        self.block_pool.cache_full_blocks(request, table, start, end, block_size, 0)
-        if self.block_pool.announcer is not None and walk.chunk[1] == walk.holes[0][1]:
-            next_hole = walk.holes[1][0] if len(walk.holes) > 1 else walk.end
-            self.block_pool.announcer.reached(request, end, next_hole // block_size, 0)
+        if not restoring.holes:
+            return
+        size = self._costs.block_size
+        start, end = (tokens // size for tokens in restoring.chunk)
+        if table is None:
+            table = self._attention.req_to_blocks[request.request_id]
+        self.block_pool.cache_full_blocks(request, table, start, end, size, 0)
+        if self.block_pool.announcer is not None and restoring.chunk[1] == restoring.holes[0][1]:
+            following = restoring.holes[1][0] if len(restoring.holes) > 1 else restoring.end
+            self.block_pool.announcer.reached(request, end, following // size, 0)
 
     @override
     def take_events(self) -> list[KVCacheEvent]:
@@ -286,18 +227,17 @@ class PensieveKVCacheManager(KVCacheManager):
         return super().pop_blocks_for_free(request)
 
     def _drop_plan(self, request_id: str) -> None:
-        self.walks.pop(request_id, None)
-        self._restores.pop(request_id, None)
+        self._restoring.pop(request_id, None)
         self._lookups.pop(request_id, None)
 
     @override
     def record_prefix_cache_stats(self, request: Request, num_hits: int) -> None:
         """Called once when a request is admitted; the holes in its prefix are no hits."""
         lookup = self._lookups.pop(request.request_id, None)
-        restore = lookup.restore if lookup else None
+        plan = lookup.restoring.plan if lookup and lookup.restoring else None
         block_size = self._costs.block_size
-        recovered = restore.tokens(Source.RECOMPUTED, block_size) if restore else 0
-        swapped = restore.tokens(Source.SWAPPED, block_size) if restore else 0
+        recovered = plan.blocks(Source.RECOMPUTED) * block_size if plan else 0
+        swapped = plan.blocks(Source.SWAPPED) * block_size if plan else 0
         resident = num_hits - recovered - swapped
         super().record_prefix_cache_stats(request, resident)
         self._count_external_hits(swapped, recovered, request.num_preemptions > 0)
@@ -306,8 +246,7 @@ class PensieveKVCacheManager(KVCacheManager):
             if self._recorder is not None:
                 self._recorder.admitted(request.request_id, resident, swapped, recovered)
                 keys = self.prompt_keys(request)[: num_hits // block_size]
-                holes = restore.plan.holes if restore else ()
-                for hole in reversed(holes):
+                for hole in reversed(plan.holes if plan else ()):
                     del keys[hole.start : hole.end]
                 self._recorder.used(keys)
 
@@ -325,22 +264,80 @@ class PensieveKVCacheManager(KVCacheManager):
         else:
             stats.requests -= 1
 
-    def correct_prefill_stats(self, request: Request) -> None:
+    def correct_prefill_stats(self, request: Request, plan: RestorePlan) -> None:
         """Called before a request is admitted, when vLLM takes the whole kept prefix for cached in GPU memory: what is
         swapped comes from outside it, and what is recovered is not cached.
         """
-        restore = self._restores.get(request.request_id)
         stats = request.prefill_stats
-        if restore is None or not stats or request.num_preemptions > 0:
+        if not stats or request.num_preemptions > 0:
             return
         block_size = self._costs.block_size
         stats.set(
             num_prompt_tokens=stats.num_prompt_tokens,
-            num_local_cached_tokens=restore.tokens(Source.RESIDENT, block_size),
-            num_external_cached_tokens=restore.tokens(Source.SWAPPED, block_size),
+            num_local_cached_tokens=plan.blocks(Source.RESIDENT) * block_size,
+            num_external_cached_tokens=plan.blocks(Source.SWAPPED) * block_size,
         )
 
     def prompt_keys(self, request: Request) -> list[BlockHashWithGroupId]:
         """The keys of the full blocks of a request's prompt."""
         full = request.num_prompt_tokens // self._costs.block_size
-        return [make_block_hash_with_group_id(h, 0) for h in request.block_hashes[:full]]
+        return self.block_pool.keys(request.block_hashes[:full])
+
+
+class HoleFillingManager(FullAttentionManager):
+    """A FullAttentionManager that takes a null block in a computed prefix for one that is missing.
+
+    vLLM calls what is overridden here when a request is admitted, and not for those that run.
+    """
+
+    @classmethod
+    def adopt(cls, manager: PensieveKVCacheManager) -> HoleFillingManager:
+        """Turn the only one of a manager's attention managers into one of ours in place."""
+        (attention,) = manager.coordinator.single_type_managers
+        assert type(attention) is FullAttentionManager, type(attention)
+        attention.__class__ = cls
+        attention = cast(HoleFillingManager, attention)
+        attention._manager = manager
+        return attention
+
+    @override
+    @classmethod
+    def _get_num_evictable_blocks(cls, blocks: Sequence[KVCacheBlock]) -> int:
+        """How many free blocks a computed prefix takes: those that nobody uses, and one for each that is missing."""
+        return len([block for block in blocks if not block.ref_cnt or block.is_null])
+
+    @override
+    def add_local_computed_blocks(
+        self,
+        request_id: str,
+        new_computed_blocks: Sequence[KVCacheBlock],
+        num_local_computed_tokens: int,
+        num_external_computed_tokens: int,
+    ) -> None:
+        """The request is admitted: stock's gates have said yes."""
+        restoring = self._manager._restoring.get(request_id)
+        if restoring is None:
+            super().add_local_computed_blocks(
+                request_id,
+                new_computed_blocks,
+                num_local_computed_tokens,
+                num_external_computed_tokens,
+            )
+            return
+        resident = [block for block in new_computed_blocks if not block.is_null]
+        super().add_local_computed_blocks(
+            request_id, resident, len(resident) * self.block_size, num_external_computed_tokens
+        )
+        table = self._manager.restore(request_id, restoring, resident)
+        self.req_to_blocks[request_id][:] = table
+        self.num_cached_block[request_id] = len(table)
+
+
+def first_zero(found: bytearray) -> int:
+    """The index of the first dropped block, or how many blocks there are."""
+    index = found.find(0)
+    return len(found) if index < 0 else index
+
+
+def _indexes(run: Run) -> range:
+    return range(run.start, run.end)

@@ -13,6 +13,7 @@ from vllm.v1.core.sched.diffusion_scheduler import DiffusionAsyncScheduler, Diff
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import RequestStatus
 
 from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from vllm.v1.metrics.stats import SchedulerStats
     from vllm.v1.request import Request
 
-    from vllm_pensieve.recovery import Walk
+    from vllm_pensieve.space.restoring import Restoring
 
 logger = init_logger("vllm.pensieve")
 
@@ -42,8 +43,11 @@ logger = init_logger("vllm.pensieve")
 class PensieveMixin(AdaptersMixin, Scheduler):
     """Keeps the blocks of conversations by retention value and recovers prefixes with holes.
 
-    A request that recovers is a member of `running` like any other; only its position moves differently (recovery.py).
+    A request that recovers is a member of `running` like any other; only its position moves differently
+    (space/restoring.py).
 
+    restoring: requests that run and whose position still has to follow a restore plan; while a step is built, also
+        those that may be admitted.
     plain_prefixes_because: why holes are not recovered with this model and configuration, or None when they are.
     costs: what decides evictions and restore plans; there are none with plain prefixes.
     """
@@ -58,12 +62,10 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         self.sessions = SessionTable(config.max_sessions)
         keep_external_ids()
         self._report_stats = False
-        self.walks: dict[str, Walk] = {}
+        self.restoring: dict[str, Restoring] = {}
         # Under priority policy: the tokens that the step being built computes, by request.
         self._chunks: dict[str, tuple[int, int]] = {}
         self._notes_chunks = self.policy == SchedulingPolicy.PRIORITY
-        self._jumped: set[str] = set()  # V2 model runner: moved since the worker last heard of them
-        self._resend: list[Request] = []
         self._clock = StepClock()
         self.plain_prefixes_because = why_plain_prefixes(
             self.vllm_config, self.kv_cache_config
@@ -115,10 +117,11 @@ class PensieveMixin(AdaptersMixin, Scheduler):
             restore_costs,
             self.swapper,
             self._recorder,
+            self.requests,
+            self.restoring,
             self.may_jump,
             lambda: self.connector_prefix_cache_stats,
         )
-        self.walks = manager.walks  # one dict, owned by the manager
         if not config.recovery:
             self.plain_prefixes_because = "recovery is switched off"
         logger.info(
@@ -167,25 +170,32 @@ class PensieveMixin(AdaptersMixin, Scheduler):
     ) -> int:
         """Stock takes the result off the position at admission and asks for no slots for these tokens."""
         replay = super()._mark_prefix_replay(request, num_hit_tokens, *args, **kwargs)
-        if isinstance(self.kv_cache_manager, PensieveKVCacheManager):
-            self.kv_cache_manager.correct_prefill_stats(request)
-        walk = self.walks.get(request.request_id)
-        if walk is None:
+        if not isinstance(self.kv_cache_manager, PensieveKVCacheManager):
             return replay
-        return num_hit_tokens - walk.start
+        restoring = self.kv_cache_manager.restoring_of(request)
+        if restoring is None:
+            return replay
+        self.kv_cache_manager.correct_prefill_stats(request, restoring.plan)
+        self.restoring[request.request_id] = restoring
+        return num_hit_tokens - restoring.start
 
     @override
     def _reserve_prefill_lookahead(
         self, request: Request, num_computed_tokens: int, num_new_tokens: int
     ) -> int:
         """Called for every request before its allocation."""
+        if not self.restoring and not self._seeded and not self._notes_chunks:  # most steps
+            return Scheduler._reserve_prefill_lookahead(
+                self, request, num_computed_tokens, num_new_tokens
+            )
         num_new_tokens = super()._reserve_prefill_lookahead(
             request, num_computed_tokens, num_new_tokens
         )
-        if not self.walks and not self._notes_chunks:  # almost always
-            return num_new_tokens
-        if (walk := self.walks.get(request.request_id)) is not None:
-            num_new_tokens = walk.clip(num_computed_tokens, num_new_tokens)
+        restoring = self.restoring.get(request.request_id)
+        if restoring is not None:
+            num_new_tokens = restoring.clip(num_computed_tokens, num_new_tokens)
+            if request.status == RequestStatus.RUNNING:  # it has the blocks for it already
+                self.kv_cache_manager.hash_chunk(request, restoring)
         if self._notes_chunks:
             end = num_computed_tokens + num_new_tokens
             self._chunks[request.request_id] = (num_computed_tokens, end)
@@ -196,36 +206,36 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         self, running_reqs: list[Request], resumed_reqs: list[Request], *args: Any, **kwargs: Any
     ) -> CachedRequestData:
         # The V2 model runner keeps positions on the GPU and only counts up: a request that jumped is sent anew.
-        if self._jumped:
-            self._resend = [
-                request for request in running_reqs if request.request_id in self._jumped
-            ]
-            running_reqs = [
-                request for request in running_reqs if request.request_id not in self._jumped
-            ]
+        if self.restoring and self.use_v2_model_runner:
+            running_reqs = [r for r in running_reqs if not self._must_resend(r.request_id)]
         return super()._make_cached_request_data(running_reqs, resumed_reqs, *args, **kwargs)
+
+    def _must_resend(self, request_id: str) -> bool:
+        restoring = self.restoring.get(request_id)
+        return restoring is not None and restoring.must_resend
 
     @override
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
-        for request in self._resend:
-            scheduler_output.scheduled_new_reqs.append(self._as_new(request))
-            self._jumped.discard(request.request_id)
-        self._resend = []
+        scheduled = scheduler_output.num_scheduled_tokens
+        for request_id in self.restoring:
+            if request_id in scheduled and self._must_resend(request_id):
+                request = self.requests[request_id]
+                scheduler_output.scheduled_new_reqs.append(self._as_new(request))
+                self.restoring[request_id].must_resend = False
         super()._update_after_schedule(scheduler_output)
         self._chunks.clear()
-        if self.walks:
-            for request_id in [r for r in self.walks if r in scheduler_output.num_scheduled_tokens]:
-                self._move_on(self.requests[request_id], self.walks[request_id])
+        for request_id, restoring in list(self.restoring.items()):
+            request = self.requests[request_id]
+            if request_id in scheduled:
+                self._move_on(request, restoring)
+            if restoring.done or request.status != RequestStatus.RUNNING:
+                del self.restoring[request_id]
 
-    def _move_on(self, request: Request, walk: Walk) -> None:
-        position = walk.jump(request.num_computed_tokens)
-        if position is None:
-            return
-        request.num_computed_tokens = position
-        if self.use_v2_model_runner:
-            self._jumped.add(request.request_id)
-        if walk.done:
-            del self.walks[request.request_id]
+    def _move_on(self, request: Request, restoring: Restoring) -> None:
+        position = restoring.jump(request.num_computed_tokens)
+        if position is not None:
+            request.num_computed_tokens = position
+            restoring.must_resend = self.use_v2_model_runner
 
     def _as_new(self, request: Request) -> NewRequestData:
         return NewRequestData.from_request(
@@ -247,11 +257,6 @@ class PensieveMixin(AdaptersMixin, Scheduler):
                 self.kv_cache_manager.hashed_blocks(request.request_id, *chunk)
             )
         super()._preempt_request(request, *args, **kwargs)
-
-    @override
-    def _free_request_blocks(self, request: Request) -> None:
-        self._jumped.discard(request.request_id)
-        super()._free_request_blocks(request)
 
     # -- time
 

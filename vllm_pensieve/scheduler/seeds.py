@@ -30,6 +30,9 @@ class SeedsMixin(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._on_cpu = current_platform.is_cpu()
+        self._seeded: set[str] = (
+            set()
+        )  # requests that have, or had, a generator that cannot be set back
         threshold = self.scheduler_config.long_prefill_token_threshold
         self._whole_prefill_tokens = min(
             self.max_num_scheduled_tokens, threshold or self.max_num_scheduled_tokens
@@ -48,6 +51,17 @@ class SeedsMixin(Scheduler):
         return not (self._on_cpu and self._has_generator(request))
 
     @override
+    def add_request(self, request: Request) -> None:
+        super().add_request(request)
+        if not self.may_jump(request):
+            self._seeded.add(request.request_id)
+
+    @override
+    def _free_blocks(self, request: Request) -> None:
+        self._seeded.discard(request.request_id)
+        super()._free_blocks(request)
+
+    @override
     def _reserve_prefill_lookahead(
         self, request: Request, num_computed_tokens: int, num_new_tokens: int
     ) -> int:
@@ -57,7 +71,7 @@ class SeedsMixin(Scheduler):
         num_new_tokens = super()._reserve_prefill_lookahead(
             request, num_computed_tokens, num_new_tokens
         )
-        if not self._on_cpu or self.may_jump(request):
+        if request.request_id not in self._seeded or self.may_jump(request):
             return num_new_tokens
         rest = request.num_tokens - num_computed_tokens
         if rest <= self._whole_prefill_tokens:

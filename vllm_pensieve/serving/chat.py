@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.serving.server import Answer, Reply, Server
-from vllm_pensieve.workloads.errors import UsageError
 
 PROMPT = ">>> "
 HELP = """stats          hit rates, blocks, cache sizes, evictions, recoveries, time to first token by turn

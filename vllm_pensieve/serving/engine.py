@@ -8,17 +8,16 @@ import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from vllm_pensieve.bench.machine import is_cpu_build, require_vllm
-from vllm_pensieve.bench.model_files import context_limit
-from vllm_pensieve.bench.options import CPU_KV_CACHE_GIB
-from vllm_pensieve.bench.plan import BLOCK_TOKENS
 from vllm_pensieve.compat_process import EngineGlobals, has_process_groups, process_groups_kept
 from vllm_pensieve.config import SWITCH, vllm_cache_settings
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.device import VISIBLE, device_environment
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GB, GIB, is_cpu_build, require_vllm
+from vllm_pensieve.models import context_limit
+from vllm_pensieve.modes import BLOCK_TOKENS, CPU_KV_CACHE_GIB
 from vllm_pensieve.serving.interrupts import interrupts_kept_from_children
-from vllm_pensieve.serving.options import GB, ServerOptions
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.serving.options import ServerOptions
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
@@ -252,7 +251,7 @@ def parse_engine_arguments(command_line: Sequence[str]) -> EngineArgs:
 def _command_line(options: ServerOptions, share_of_gpu: float | None) -> list[str]:
     cache_bytes = None if options.gpu_cache_gb is None else round(options.gpu_cache_gb * GB)
     if cache_bytes is None and is_cpu_build():
-        cache_bytes = round(CPU_KV_CACHE_GIB * 2**30)
+        cache_bytes = round(CPU_KV_CACHE_GIB * GIB)
     return [
         *("--model", resolve_model(options.model)),
         *("--block-size", str(BLOCK_TOKENS)),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vllm_pensieve.bench.model_files import PLAIN_CHAT_TEMPLATE
+from vllm_pensieve.models import PLAIN_CHAT_TEMPLATE
 
 NEXT_USER = "\nUser:"
 """Where a model without a chat template begins to write the user's part itself."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from vllm_pensieve.bench.modes import MODES, Mode
 from vllm_pensieve.config import default_max_new_tokens
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GB, GIB
+from vllm_pensieve.modes import MODES, Mode
 
-GB = 10**9
 MAX_NEW_TOKENS = 128
 
 
@@ -67,7 +67,7 @@ class ServerOptions:
     def served_as(self) -> Mode:
         """The mode, with its host memory."""
         mode = MODES[self.mode]
-        return mode.with_host_cache(self.cpu_cache_gb * GB / 2**30) if self.cpu_cache_gb else mode
+        return mode.with_host_cache(self.cpu_cache_gb * GB / GIB) if self.cpu_cache_gb else mode
 
 
 def check_reply_length(max_new_tokens: int) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.serving.engine import Engine
 from vllm_pensieve.serving.history import NEXT_USER, History, Prompt
 from vllm_pensieve.serving.interrupts import interrupts_held_back
 from vllm_pensieve.serving.options import ServerOptions, check_reply_length
 from vllm_pensieve.serving.recovery import Recovery
 from vllm_pensieve.serving.statistics import STATES, Statistics, mean_by_turn
-from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.text import whole_characters
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-GB = 1e9
+from vllm_pensieve.machine import GB
+
 STATES = ("resident", "swapped", "dropped")
 
 

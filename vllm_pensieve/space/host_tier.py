@@ -68,6 +68,10 @@ class HostTier:
         """The slot with a copy of the block of this key, or None."""
         return self._slot_of.get(key)
 
+    def find_all(self, keys: Iterable[Hashable]) -> list[int | None]:
+        """As `find`, for each key."""
+        return list(map(self._slot_of.get, keys))
+
     # -- storing
 
     @property

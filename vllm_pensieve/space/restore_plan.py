@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
-from itertools import accumulate, groupby, pairwise
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import pairwise
 from typing import TypeAlias
 
 from vllm_pensieve.retention.cost_model import CostModel
 
 MOST_KEPT_STRETCHES = 128
 """Of blocks found, in one plan. More, scattered, would each cost a decision at admission and save little."""
+EQUAL_BYTES = re.compile(rb"(.)\1*", re.DOTALL)
+KEPT_BYTES = re.compile(rb"[^\0]+")
 
 
-class Source(Enum):
-    """Where the KV of a run comes from."""
+class Source(IntEnum):
+    """Where the KV of a block comes from. In what a lookup found, a byte for each block, 0 stands for a dropped one."""
 
-    RESIDENT = "resident"
-    SWAPPED = "swapped"
-    RECOMPUTED = "recovered"
+    RECOMPUTED = 0
+    RESIDENT = 1
+    SWAPPED = 2
 
 
 @dataclass(frozen=True)
@@ -39,28 +42,28 @@ class Run:
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """The kept prefix of one request as runs that follow one another; the last run is not recomputed."""
+    """The kept prefix of one request as runs that follow one another; the last run is not recomputed.
+
+    end: blocks of the kept prefix. holes: the runs that must be computed again. loads: those that are copied from host
+    memory.
+    """
 
     runs: tuple[Run, ...] = ()
+    end: int = field(init=False)
+    holes: tuple[Run, ...] = field(init=False)
+    loads: tuple[Run, ...] = field(init=False)
 
-    @property
-    def end(self) -> int:
-        """Blocks of the kept prefix."""
-        return self.runs[-1].end if self.runs else 0
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "end", self.runs[-1].end if self.runs else 0)
+        object.__setattr__(self, "holes", self._of(Source.RECOMPUTED))
+        object.__setattr__(self, "loads", self._of(Source.SWAPPED))
 
-    @property
-    def holes(self) -> tuple[Run, ...]:
-        """The runs that must be computed again."""
-        return self.of(Source.RECOMPUTED)
-
-    @property
-    def loads(self) -> tuple[Run, ...]:
-        """The runs that are copied from host memory."""
-        return self.of(Source.SWAPPED)
-
-    def of(self, source: Source) -> tuple[Run, ...]:
-        """The runs from this source."""
+    def _of(self, source: Source) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if run.source is source)
+
+    def blocks(self, source: Source) -> int:
+        """How many blocks come from this source."""
+        return sum(len(run) for run in self.runs if run.source is source)
 
     def check_integrity(self) -> None:
         """AssertionError unless the runs tile [0, end), alternate, and do not end in a recomputed one."""
@@ -103,8 +106,10 @@ class RestoreCosts:
         return bisect_left(range(blocks), True, key=lambda i: self.recompute(i, i + 1) > self.load)
 
 
-def plan_restore(found: Sequence[Source | None], costs: RestoreCosts) -> RestorePlan:
-    """Plan the cheapest way to have the prefix whose blocks are resident, swapped or dropped (None).
+def plan_restore(found: bytes, costs: RestoreCosts) -> RestorePlan:
+    """Plan the cheapest way to have the prefix whose blocks have been found so.
+
+    found: [blocks] the `Source` of each; a dropped one can only be recomputed.
 
     Each stretch of blocks of one kind is either used, which costs its copies, or computed. Using one after a computed
     one costs an engine step, since the position jumps over it. Whatever is computed at the end of the prefix is left
@@ -121,17 +126,12 @@ def plan_restore(found: Sequence[Source | None], costs: RestoreCosts) -> Restore
         before = used if used[0] <= computed[0] else computed
         compute = (before[0] + costs.recompute(stretch.start, stretch.end), (False, before))
         used, computed = use, compute
-    sources = list(found)
-    end = 0
     way = used if used[0] < computed[0] else computed
-    for stretch in reversed(stretches):
-        assert way[1] is not None
-        is_used, way = way[1]
-        if is_used:
-            end = end or stretch.end  # of the last one that is used
-        else:
-            sources[stretch.start : stretch.end] = [None] * (stretch.end - stretch.start)
-    return RestorePlan(_runs(sources[:end]))
+    is_used: list[bool] = []
+    while way[1] is not None:
+        choice, way = way[1]
+        is_used.append(choice)
+    return RestorePlan(_runs(found, zip(stretches, reversed(is_used), strict=True)))
 
 
 _Way: TypeAlias = tuple[float, "tuple[bool, _Way] | None"]
@@ -144,51 +144,55 @@ class _Stretch:
     use_cost: float
 
 
-def _stretches(found: Sequence[Source | None], costs: RestoreCosts) -> list[_Stretch]:
+def _stretches(found: bytes, costs: RestoreCosts) -> list[_Stretch]:
     """Maximal stretches of one source; swapped ones are cut where copying begins to be cheaper than computing."""
-    spans = _spans(found)
-    kept = [span for span in spans if found[span[0]] is not None]
-    if len(kept) > MOST_KEPT_STRETCHES:
+    spans = [match.span() for match in EQUAL_BYTES.finditer(found)]
+    if sum(found[start] != Source.RECOMPUTED for start, _ in spans) > MOST_KEPT_STRETCHES:
         spans = _fewer_spans(found, costs)
     stretches: list[_Stretch] = []
-    cut = costs.first_worth_loading(len(found))
+    cut = costs.first_worth_loading(len(found)) if Source.SWAPPED in found else 0
     for start, end in spans:
-        if found[start] is None:
+        if found[start] == Source.RECOMPUTED:
             stretches.append(_Stretch(start, end, math.inf))
             continue
-        is_cut = start < cut < end and Source.SWAPPED in found[start:end]
+        is_cut = start < cut < end and found.find(Source.SWAPPED, start, end) >= 0
         for a, b in pairwise([start, cut, end] if is_cut else [start, end]):
-            stretches.append(_Stretch(a, b, costs.load * found[a:b].count(Source.SWAPPED)))
+            stretches.append(_Stretch(a, b, costs.load * found.count(Source.SWAPPED, a, b)))
     return stretches
 
 
-def _spans(kinds: Sequence[object]) -> list[tuple[int, int]]:
-    """[start, end) of the maximal stretches of equal elements."""
-    lengths = (sum(1 for _ in group) for _, group in groupby(kinds))
-    return list(pairwise(accumulate(lengths, initial=0)))
-
-
-def _fewer_spans(found: Sequence[Source | None], costs: RestoreCosts) -> list[tuple[int, int]]:
+def _fewer_spans(found: bytes, costs: RestoreCosts) -> list[tuple[int, int]]:
     """[start, end) of what is kept, whatever its source, and of what lies between, which begins with a dropped block.
 
     Kept are the stretches that are most expensive to compute, by length and depth, and a leading one.
     """
-    is_kept = [source is not None for source in found]
     double = costs.cost_model.depth_of_double_cost() / costs.block_size
 
     def rank(span: tuple[int, int]) -> float:
         start, end = span
         return math.inf if start == 0 else (end - start) * (1 + start / double)
 
-    spans = [span for span in _spans(is_kept) if is_kept[span[0]]]
+    spans = [match.span() for match in KEPT_BYTES.finditer(found)]
     kept = sorted(heapq.nlargest(MOST_KEPT_STRETCHES, spans, key=rank))
     edges = sorted({0, len(found), *(edge for span in kept for edge in span)})
     return list(pairwise(edges))
 
 
-def _runs(sources: Sequence[Source | None]) -> tuple[Run, ...]:
+def _runs(found: bytes, choices: Iterator[tuple[_Stretch, bool]]) -> tuple[Run, ...]:
+    """The runs of the stretches that are used, and between them what is computed."""
     runs: list[Run] = []
-    for source, blocks in groupby(sources):
-        start = runs[-1].end if runs else 0
-        runs.append(Run(source or Source.RECOMPUTED, start, start + sum(1 for _ in blocks)))
+
+    def extend(source: Source, start: int, end: int) -> None:
+        if runs and runs[-1].source is source:
+            start = runs.pop().start
+        runs.append(Run(source, start, end))
+
+    for stretch, is_used in choices:
+        if not is_used:
+            extend(Source.RECOMPUTED, stretch.start, stretch.end)
+            continue
+        for match in EQUAL_BYTES.finditer(found, stretch.start, stretch.end):
+            extend(Source(found[match.start()]), *match.span())
+    if runs and runs[-1].source is Source.RECOMPUTED:
+        runs.pop()
     return tuple(runs)

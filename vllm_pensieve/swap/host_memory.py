@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from vllm_pensieve.machine import GIB
+
 if TYPE_CHECKING:
     import torch
 
-GIB = 1024**3
 CGROUP_MOUNT = Path("/sys/fs/cgroup")
 CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.numbering import renumber
 from vllm_pensieve.trace.trace import Trace
 

@@ -10,7 +10,7 @@ import re
 import stat
 from pathlib import Path
 
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 
 REQUESTS_SUFFIX = "_requests.jsonl"
 BLOCKS_SUFFIX = "_blocks.jsonl"

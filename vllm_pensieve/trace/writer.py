@@ -11,7 +11,7 @@ from queue import Empty, Full, Queue
 
 import msgspec
 
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.files import JsonLines, cannot_be_written, trace_paths
 
 logger = logging.getLogger("vllm.pensieve")

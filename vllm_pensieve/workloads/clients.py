@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.dataset import Dataset, counted, skipped_remark
-from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.events import ClientRequests, ClientSpec
 from vllm_pensieve.workloads.generated import (
     generated_chats,

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.conversations import Conversation, Turn, draw_think_time
 from vllm_pensieve.workloads.dataset_files import Records, read_records
 from vllm_pensieve.workloads.dialogues import BadRecord, Dialogue, read_dialogue
-from vllm_pensieve.workloads.errors import UsageError
 
 MANY_SKIPPED = 0.01
 """From this share of bad records on, the rest may not represent the whole."""

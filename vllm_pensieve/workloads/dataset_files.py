@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.dialogues import BadRecord
-from vllm_pensieve.workloads.errors import UsageError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTANDARD_MAGIC = b"\x28\xb5\x2f\xfd"

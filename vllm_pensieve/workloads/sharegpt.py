@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.conversations import draw_think_time
 from vllm_pensieve.workloads.dataset import Dataset, load_dataset, read_dataset
 from vllm_pensieve.workloads.dialogues import Dialogue
-from vllm_pensieve.workloads.errors import UsageError
 from vllm_pensieve.workloads.events import (
     MULTI,
     SINGLE,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.text import write_text
 
 SAMPLE_CHARACTERS = 20_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_pensieve.analysis.policies.policy import Policy

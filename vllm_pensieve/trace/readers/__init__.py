@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.combine import coarsen
-from vllm_pensieve.trace.errors import TraceError
 from vllm_pensieve.trace.readers import bailian, kvct, mooncake, pensieve
 from vllm_pensieve.trace.readers.block_size import USUAL, choose_block_size
 from vllm_pensieve.trace.readers.builder import TraceBuilder

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 
 USUAL = {"mooncake": 512, "bailian": 16}
 """Tokens of a block in the traces that gave a format its name."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.numbering import renumber
 from vllm_pensieve.trace.readers.builder import TraceBuilder
 from vllm_pensieve.trace.readers.identities import Identities

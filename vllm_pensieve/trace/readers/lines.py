@@ -10,7 +10,7 @@ from typing import IO, TypeVar, cast
 
 import msgspec
 
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.readers.detect import UNREADABLE, format_of_line
 from vllm_pensieve.trace.readers.records import is_foreign
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from datetime import UTC, datetime
 from typing import Any
 
-from vllm_pensieve.trace.errors import TraceError
+from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.files import REQUESTS_SUFFIX as REQUESTS_SUFFIX
 from vllm_pensieve.trace.readers.builder import TraceBuilder
 from vllm_pensieve.trace.readers.lines import LineReader

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME, MAX_POSITION
+from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import kv_shape
-from vllm_pensieve.workloads.errors import UsageError
 
 CONTEXT_NAMES = (
     "max_position_embeddings",

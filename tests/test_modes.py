@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from vllm_pensieve.bench.modes import MODES, parse_modes
 from vllm_pensieve.config import PensieveConfig
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.modes import MODES, parse_modes
 
 
 def test_modes_keep_the_order_they_are_named_in():

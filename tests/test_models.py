@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.model_files import (
+from vllm_pensieve.kv_shape import KvShape, kv_shape
+from vllm_pensieve.models import (
     PLAIN_CHAT_TEMPLATE,
     chat_options,
     context_limit,
     window_options,
 )
-from vllm_pensieve.kv_shape import KvShape, kv_shape
 
 # As on the hub, without what nothing here reads.
 CONFIGS = {

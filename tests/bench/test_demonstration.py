@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from vllm_pensieve.bench.demonstration import QUESTIONS, plan_demonstration
 from vllm_pensieve.bench.users import UsersOptions
-from vllm_pensieve.serving.demonstration import QUESTIONS, plan_demonstration
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from vllm_pensieve.bench.fit import fit_turns, longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, carried, choose_memory
-from vllm_pensieve.bench.model_files import window_options
 from vllm_pensieve.bench.options import check_run
-from vllm_pensieve.bench.plan import GB, GIB
 from vllm_pensieve.bench.users import PRESETS, UsersOptions, check_users, users_spec
+from vllm_pensieve.machine import GB, GIB
+from vllm_pensieve.models import window_options
 from vllm_pensieve.serving.options import ServerOptions
 from vllm_pensieve.serving.server import InputTooLong, Reply, Server
 from vllm_pensieve.workloads.conversations import Conversation, Turn, WorkloadSpec

@@ -6,7 +6,16 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 
-from vllm_pensieve.workloads.errors import UsageError
+from vllm_pensieve.errors import UsageError
+from vllm_pensieve.machine import GIB
+
+BLOCK_TOKENS = 32
+"""Of every server, unless its own options say otherwise."""
+CPU_KV_CACHE_GIB = 0.5
+"""KV memory on the CPU build when none is asked for: 65,536 tokens of the demo model.
+
+On a GPU vLLM decides.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Mode:
             "kv_connector": "OffloadingConnector",
             "kv_role": "kv_both",
             "kv_connector_extra_config": {
-                "cpu_bytes_to_use": round(gib * (1 << 30)),
+                "cpu_bytes_to_use": round(gib * GIB),
                 "offload_prompt_only": False,
             },
         }
