@@ -29,7 +29,7 @@ from vllm_pensieve.workloads.conversations import (
 )
 from vllm_pensieve.workloads.dataset import DatasetLimits, DatasetSample, sample_dataset
 from vllm_pensieve.workloads.sharegpt import load_chats
-from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, TokenCounter, token_counter
+from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
 
 CONTEXT_STEP_TOKENS = 1024
 DATASET_CONTEXT_TOKENS = 16384
@@ -132,14 +132,14 @@ class Workload:
     description: dict[str, object]
     shorten: str
     """What to do about conversations that outgrow the context."""
+    message_overhead_tokens: int
+    """Room for what the model's chat template adds to a message."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """Class of the user by session, where users have classes."""
     longest_sequence: int | None = None
     """Tokens that a sequence may have at most; None: the model's context."""
     notes: tuple[str, ...] = ()
     """What is otherwise than asked for, a line each."""
-    message_overhead_tokens: int = MESSAGE_OVERHEAD_TOKENS
-    """Room for what the model's chat template adds to a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,11 +281,9 @@ def default_kv_cache_gib() -> float | None:
     return CPU_KV_CACHE_GIB if is_cpu_build() else None
 
 
-def rounded_context(
-    conversations: Sequence[Conversation], message_overhead_tokens: int = MESSAGE_OVERHEAD_TOKENS
-) -> int:
+def rounded_context(workload: Workload) -> int:
     """Return the context in tokens that a server needs for these conversations, rounded up."""
-    needed = needed_context_tokens(conversations, message_overhead_tokens)
+    needed = needed_context_tokens(workload.conversations, workload.message_overhead_tokens)
     return -(-needed // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
 
 
@@ -366,9 +364,8 @@ def _from_dataset(
 
 
 def _max_model_len(options: RunOptions, workload: Workload) -> int:
-    overhead = workload.message_overhead_tokens
-    needed = needed_context_tokens(workload.conversations, overhead)
-    rounded = rounded_context(workload.conversations, overhead)
+    needed = needed_context_tokens(workload.conversations, workload.message_overhead_tokens)
+    rounded = rounded_context(workload)
     limit = options.max_model_len or context_limit(options.model) or rounded
     limit = min(limit, workload.longest_sequence or limit)
     if needed > limit:

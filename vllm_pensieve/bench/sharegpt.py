@@ -90,18 +90,14 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
     _check(options)
     check_run(options)
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, MEMORY)
-    asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
+    asked, memory_notes = carried(asked, options)
     longest, _ = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
     counter = token_counter(options.model)
     limits = _limits(options, longest, counter.message_overhead_tokens)
     dataset, dataset_notes = _dataset(options, counter)
     sample = sample_dataset(dataset, limits, options.seed, counter.count)
-    conversations = sample.conversations
-    memory = choose_memory(
-        asked, options.model, options.modes, conversations, options.users, options.server_options
-    )
     workload = Workload(
-        conversations,
+        sample.conversations,
         concurrency=options.users,
         description={
             "name": "sharegpt",
@@ -117,7 +113,7 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
         longest_sequence=longest,
         notes=(*memory_notes, *dataset_notes),
     )
-    return plan_run(options, memory, workload)
+    return plan_run(options, choose_memory(asked, options, workload), workload)
 
 
 def _check(options: ShareGptOptions) -> None:

@@ -30,7 +30,7 @@ from vllm_pensieve.bench.options import (
 )
 from vllm_pensieve.bench.plan import ComparePlan
 from vllm_pensieve.workloads.conversations import WorkloadSpec
-from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
+from vllm_pensieve.workloads.tokens import token_counter
 from vllm_pensieve.workloads.users import User, generate_users
 
 INPUT_TOKENS = 38
@@ -111,9 +111,11 @@ def plan_users(options: UsersOptions) -> ComparePlan:
     counter = token_counter(options.model)  # first, since it refuses a model that there is not
     shares = PRESETS[options.preset].memory
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, shares)
-    asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
+    asked, memory_notes = carried(asked, options)
     limit, what = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
-    spec, notes = fit_turns(spec, limit, what, turn_tokens(spec), MESSAGE_OVERHEAD_TOKENS)
+    overhead = counter.message_overhead_tokens
+    turn_tokens = INPUT_TOKENS + (spec.output_tokens or 0) + 2 * overhead
+    spec, notes = fit_turns(spec, limit, what, turn_tokens, overhead)
     users = generate_users(spec, options.seed, counter.characters)
     # All first conversations, then all second ones: each waits for its user's one before.
     conversations = [
@@ -122,9 +124,6 @@ def plan_users(options: UsersOptions) -> ComparePlan:
         for user in users
         if which < len(user.conversations)
     ]
-    memory = choose_memory(
-        asked, options.model, options.modes, conversations, len(users), options.server_options
-    )
     workload = Workload(
         conversations,
         concurrency=len(users),
@@ -134,6 +133,7 @@ def plan_users(options: UsersOptions) -> ComparePlan:
             "users": [_describe(user) for user in users],
         },
         shorten=SHORTEN,
+        message_overhead_tokens=overhead,
         classes={
             conversation.session_id: user.user_class.name
             for user in users
@@ -142,7 +142,7 @@ def plan_users(options: UsersOptions) -> ComparePlan:
         longest_sequence=limit,
         notes=(*memory_notes, *notes),
     )
-    return plan_run(options, memory, workload)
+    return plan_run(options, choose_memory(asked, options, workload), workload)
 
 
 def check_users(options: UsersOptions) -> None:
@@ -172,11 +172,6 @@ def users_spec(options: UsersOptions) -> WorkloadSpec:
         think_time_s=preset.request_interval_s if interval_s is None else interval_s,
         concurrency=users,
     )
-
-
-def turn_tokens(spec: WorkloadSpec) -> int:
-    """Return the tokens of a message and its reply, with what a chat template adds."""
-    return INPUT_TOKENS + (spec.output_tokens or 0) + 2 * MESSAGE_OVERHEAD_TOKENS
 
 
 def _describe(user: User) -> dict[str, object]:
