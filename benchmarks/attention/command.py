@@ -8,6 +8,7 @@ from benchmarks.attention.options import KernelOptions
 from vllm_pensieve.bench.checks import check_choice
 from vllm_pensieve.cli.options import check_file, takes
 from vllm_pensieve.kv_shape import BYTES_BY_DTYPE
+from vllm_pensieve.tables import show
 
 WRONG_STATUS = 1
 
@@ -33,7 +34,10 @@ def kernels(options: KernelOptions) -> int:
     with console.status("") as status:
         result = measure_kernels(options, lambda what: status.update(what))
     for part in tables(result):
-        console.print(part, highlight=False)
+        if isinstance(part, str):
+            console.print(part, highlight=False, markup=False)
+        else:
+            show(part)
     if options.json is not None:
         write_summary(options.json, result)
         console.print(f"all numbers: {options.json}", highlight=False, soft_wrap=True)

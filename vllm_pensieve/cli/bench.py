@@ -9,6 +9,7 @@ from vllm_pensieve.cli.kernels import add_kernels
 from vllm_pensieve.cli.options import check_file, takes
 from vllm_pensieve.cli.sharegpt import sharegpt as sharegpt_command
 from vllm_pensieve.cli.users import users as users_command
+from vllm_pensieve.tables import show
 
 app = typer.Typer(
     name="bench",
@@ -46,7 +47,7 @@ def transfers(options: TransferOptions) -> None:
     with console.status("") as status:
         result = measure_transfers(options, lambda what: status.update(f"measuring {what}"))
     for part in tables(result):
-        console.print(part, highlight=False)
+        show(part)
     if options.json is not None:
         write_summary(options.json, result)
         console.print(f"all numbers: {options.json}", highlight=False, soft_wrap=True)

@@ -277,15 +277,10 @@ def _record_all(
 
 
 def _print_recorded(console: Console, recorded: Sequence[Recorded]) -> None:
-    from vllm_pensieve.cli.tables import plain_table, show
+    from vllm_pensieve.tables import Table, show
 
-    table = plain_table()
-    table.add_column("trace", no_wrap=True)
-    for heading in ("requests", "prompts", "cached", "outputs", "lasts s", "took s"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    for one in sorted(recorded, key=lambda one: one.recording.prefix.name):
-        table.add_row(
+    rows = [
+        [
             one.recording.prefix.name.removeprefix("prefix_").removeprefix("metrics_"),
             f"{len(one.replies):,}",
             f"{one.prompt_tokens:,}",
@@ -294,8 +289,11 @@ def _print_recorded(console: Console, recorded: Sequence[Recorded]) -> None:
             f"{one.lasted_s:.1f}",
             f"{one.took_s:.1f}",
             "none" if one.recording.simulate else Path(one.recording.model).name,
-        )
-    show(table)
+        ]
+        for one in sorted(recorded, key=lambda one: one.recording.prefix.name)
+    ]
+    headings = ("requests", "prompts", "cached", "outputs", "lasts s", "took s", "model")
+    show(Table(("trace", *headings), rows, text=("model",)))
     prefixes = [one.recording.prefix for one in recorded]
     files = [path for one in recorded for path in one.recording.files()]
     few = len(prefixes) == 1

@@ -19,6 +19,8 @@ from vllm_pensieve.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from vllm_pensieve.tables import Table
+
 FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
 
@@ -39,7 +41,7 @@ def compare(options: CompareOptions) -> int:
 
 def carry_out(
     plan: ComparePlan,
-    details: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
+    details: Callable[[dict[str, Any]], Iterable[Table]] = lambda summary: (),
     closing: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
 ) -> int:
     """Run the comparison, write and print its results; return the exit status (1: something failed,

@@ -43,7 +43,7 @@ def closing(summary: dict[str, Any], out: Path) -> Iterator[RenderableType]:
     from rich.markup import escape
 
     from vllm_pensieve.bench.demo import returning_ttft_s
-    from vllm_pensieve.cli.numbers import seconds
+    from vllm_pensieve.tables import seconds
 
     times = returning_ttft_s(summary)
     yield ""

@@ -11,6 +11,7 @@ import typer
 from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import is_cpu_build, require_vllm
+from vllm_pensieve.tables import show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,7 +146,7 @@ def _save(console: Console, result: Profile, out: Path | None, figure: Path | No
     from vllm_pensieve.retention.profile import default_path, write_profile
 
     console.print(curve_title(result), highlight=False, soft_wrap=True)
-    console.print(curve_table(result), highlight=False)
+    show(curve_table(result))
     for line in curve_lines(result):
         console.print(line, highlight=False, soft_wrap=True)
     try:
@@ -185,7 +186,7 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
             )
         finally:
             engine.close()
-    console.print(check_table(comparisons), highlight=False)
+    show(check_table(comparisons))
     worst = max(abs(row.error) for row in comparisons)
     good = worst <= ACCEPTED_ERROR
     console.print(
