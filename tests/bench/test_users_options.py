@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench import demonstration, users
-from vllm_pensieve.bench.demonstration import plan_demonstration
+from vllm_pensieve.bench import guide_demonstration, users
+from vllm_pensieve.bench.guide_demonstration import plan_demonstration
 from vllm_pensieve.bench.plan import server_arguments, server_command
 from vllm_pensieve.bench.users import PRESETS, UsersOptions, plan_users
 from vllm_pensieve.demo_model import KV_BYTES_PER_TOKEN
@@ -230,10 +230,10 @@ def test_a_template_that_adds_much_to_a_message_leaves_room_for_fewer_turns(monk
     short = {"history_tokens": 0, "max_new_tokens": 32, "server_options": ("--max-model-len=1024",)}
     assert plan_users(options(**short, turns=20)).workload["turns"] == (1024 - 16) // (38 + 32 + 32)
     wordy = TokenCounter(len, 1.0, message_overhead_tokens=115)
-    for module in (users, demonstration):
+    for module in (users, guide_demonstration):
         monkeypatch.setattr(module, "token_counter", lambda model: wordy)
     plan = plan_users(options(**short, turns=20))
     assert plan.workload["turns"] == (1024 - 115) // (38 + 32 + 2 * 115)
     shown = plan_demonstration(options(**short, turns=20, modes="pensieve"))
-    longest = max(map(len, demonstration.QUESTIONS))
+    longest = max(map(len, guide_demonstration.QUESTIONS))
     assert len(shown.conversations[0].turns) == (1024 - 115) // (longest + 32 + 2 * 115)

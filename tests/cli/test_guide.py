@@ -25,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vllm_pensieve.cli.chat.run", note("chat"))
     monkeypatch.setattr("vllm_pensieve.cli.users.run", note("users"))
     monkeypatch.setattr("vllm_pensieve.cli.sharegpt.run", note("sharegpt"))
-    monkeypatch.setattr("vllm_pensieve.cli.demonstration.run", note("demonstration"))
+    monkeypatch.setattr("vllm_pensieve.cli.guide_demonstration.run", note("demonstration"))
 
     def call(arguments: str):
         monkeypatch.setattr(sys, "argv", ["pensieve", *arguments.split()])

@@ -218,12 +218,12 @@ def _bench(given: dict[str, Any], server_options: tuple[str, ...]) -> int:
         if name in given:
             raise UsageError(f"{_option(name)} is for a data set; name one with --dataset")
     from vllm_pensieve.bench.users import UsersOptions
-    from vllm_pensieve.cli import demonstration, users
+    from vllm_pensieve.cli import guide_demonstration, users
 
     alone = mode != "compare" and given["users"] == 1
     options = UsersOptions(**{"preset": "guide"} | given)
     if alone and not any(name in given for name in MEASURED):
-        return demonstration.run(options)
+        return guide_demonstration.run(options)
     return users.run(options)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.demonstration import QUESTIONS, plan_demonstration
+from vllm_pensieve.bench.guide_demonstration import QUESTIONS, plan_demonstration
 from vllm_pensieve.bench.users import UsersOptions
 from vllm_pensieve.errors import UsageError
 
