@@ -53,7 +53,7 @@ class Demonstration:
         if own.gpu_cache_gb is not None:
             words += ["--kv-cache-memory-bytes", str(round(own.gpu_cache_gb * GB))]
         if own.cpu_cache_gb:
-            words += ["--host-cache", f"{own.cpu_cache_gb * GB / GIB:.3g}"]
+            words += ["--host-cache-gib", f"{own.cpu_cache_gb * GB / GIB:.3g}"]
         return " ".join([*words, *own.vllm_options])
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from vllm_pensieve.bench.memory_options import CPU_GB, GPU_GB, HOST_GIB, KV_GIB
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
 from vllm_pensieve.bench.server import check_port, free_port
 from vllm_pensieve.demo_model import resolve_model
@@ -101,6 +102,7 @@ class BenchmarkOptions(RunOptions):
             help="KV memory of each server in GB (10^9 bytes); without it, a part of what all conversations "
             "that go on at a time need.",
         ),
+        *GPU_GB,
     ] = None
     cpu_cache_gb: Annotated[
         float | None,
@@ -110,6 +112,7 @@ class BenchmarkOptions(RunOptions):
             help="Host memory for blocks that leave KV memory, in GB, in the modes that use any; 0 for none; "
             "without it, a part of what all conversations that go on at a time need.",
         ),
+        *CPU_GB,
     ] = None
 
 
@@ -172,12 +175,13 @@ class CompareOptions(RunOptions):
         float | None, Option(min=0, help="Mean pause before each turn (exponential).")
     ] = None
     concurrency: Annotated[int | None, Option(min=1, help="Conversations at a time.")] = None
-    kv_cache_gib: Annotated[float | None, Option(min=0.001, help="KV memory of each server.")] = (
-        None
-    )
+    kv_cache_gib: Annotated[
+        float | None, Option(min=0.001, help="KV memory of each server."), *KV_GIB
+    ] = None
     host_cache_gib: Annotated[
         float | None,
         Option(min=0.001, help="Host memory for blocks that leave KV memory; none by default."),
+        *HOST_GIB,
     ] = None
     max_model_len: Annotated[
         int | None, Option(min=256, help="Context of each server in tokens.")

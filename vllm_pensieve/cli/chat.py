@@ -11,6 +11,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from vllm_pensieve.bench.memory_options import CPU_GB, GPU_GB
 from vllm_pensieve.cli.options import takes
 from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.errors import UsageError
@@ -34,12 +35,14 @@ class ChatOptions:
             metavar="GB",
             help="Memory for KV blocks, in 10^9 bytes (main memory on a CPU).",
         ),
+        *GPU_GB,
     ] = None
     cpu_cache_gb: Annotated[
         float,
         Option(
             "--cpu-cache", metavar="GB", help="Host memory for blocks that leave it, in 10^9 bytes."
         ),
+        *CPU_GB,
     ] = 0.0
     max_new_tokens: Annotated[
         int | None, Option(help="Length of a reply at most (default: $MAX_NEW_TOKENS, else 128).")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from vllm_pensieve.bench.memory_options import KV_GIB
 from vllm_pensieve.bench.options import Strict
 from vllm_pensieve.cli.options import takes
 from vllm_pensieve.cli.quiet import quiet_start
@@ -136,7 +137,7 @@ class CollectOptions(WorkloadOptions):
     real_time: Annotated[
         bool, Option("--real-time", help="Wait for arrivals, instead of moving the clocks on.")
     ] = False
-    kv_cache_gib: Annotated[float, Option(min=0.001, help="KV memory of vLLM.")] = 1.0
+    kv_cache_gib: Annotated[float, Option(min=0.001, help="KV memory of vLLM."), *KV_GIB] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,5 +59,5 @@ def closing(summary: dict[str, Any], out: Path) -> Iterator[RenderableType]:
     yield ""
     yield "Next:"
     yield "  pensieve chat                                  talk to a model; `stats` shows what the cache did"
-    yield "  pensieve serve MODEL --host-cache GIB          serve a model of yours; all options of vLLM work"
+    yield "  pensieve serve MODEL --host-cache-gib GIB      serve a model of yours; all options of vLLM work"
     yield "  pensieve compare --model MODEL --out out/mine  measure it on your machine"

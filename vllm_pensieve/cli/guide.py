@@ -11,6 +11,7 @@ import typer
 from typer import Option
 from typer.core import TyperGroup
 
+from vllm_pensieve.bench.memory_options import CPU_GB, GPU_GB
 from vllm_pensieve.cli.options import option_name, takes
 from vllm_pensieve.cli.version import show_version
 from vllm_pensieve.errors import UsageError
@@ -85,10 +86,12 @@ class GuideOptions:
     gpu_cache_gb: Annotated[
         float | None,
         Option("--gpu-cache", metavar="GB", help="Memory for KV blocks, in 10^9 bytes."),
+        *GPU_GB,
     ] = None
     cpu_cache_gb: Annotated[
         float | None,
         Option("--cpu-cache", metavar="GB", help="Host memory for blocks that leave it."),
+        *CPU_GB,
     ] = None
     max_new_tokens: Annotated[
         int | None,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
 from typer.models import ParameterInfo
 
+from vllm_pensieve.bench.memory_options import Alias
 from vllm_pensieve.errors import UsageError
 
 NUMBERS, WORDS = tuple[int, ...], tuple[str, ...]
@@ -32,19 +33,13 @@ def takes(options: type[Any]) -> Callable[[Callable[..., int | None]], Callable[
     def make(run: Callable[..., int | None]) -> Callable[..., None]:
         def command(**given: Any) -> None:
             context = {"context": given.pop("context")} if "context" in given else {}
-            values = {
-                name: _value(options, name, value)
-                for name, value in given.items()
-                if value is not None
-            }
-            status = run(options(**values), **context)
+            status = run(options(**_values(known, given)), **context)
             if status:
                 raise typer.Exit(status)
 
-        parameters = [_parameter(field, *hint) for field, hint in known.items()]
+        parameters = [parameter for one in known for parameter in _parameters(one)]
         if "context" in signature(run).parameters:
-            kind = Parameter.KEYWORD_ONLY
-            parameters.append(Parameter("context", kind, annotation=typer.Context))
+            parameters.append(_keyword("context", Parameter.empty, typer.Context))
         command.__doc__, command.__name__ = run.__doc__, run.__name__
         command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         return command
@@ -54,40 +49,79 @@ def takes(options: type[Any]) -> Callable[[Callable[..., int | None]], Callable[
 
 def option_name(options: type[Any], name: str) -> str:
     """What the option of this field is called on the command line."""
-    (_, option) = next(hint for field, hint in _known(options).items() if field.name == name)
-    declared = option.default if isinstance(option.default, str) else None
-    return declared or f"--{name.replace('_', '-')}"
+    return next(one.option for one in _known(options) if one.name == name)
 
 
-def _known(options: type[Any]) -> dict[dataclasses.Field[Any], tuple[Any, Any]]:
-    """The fields that are options, with their type and what typer is told of them."""
+class _Known(NamedTuple):
+    """A field that is an option: its type and default, what typer is told of it, and its other names."""
+
+    name: str
+    kind: Any
+    default: Any
+    info: ParameterInfo
+    aliases: tuple[Alias, ...]
+
+    @property
+    def option(self) -> str:
+        declared = self.info.default
+        return declared if isinstance(declared, str) else f"--{self.name.replace('_', '-')}"
+
+
+def _known(options: type[Any]) -> list[_Known]:
     hints = get_type_hints(options, include_extras=True)
-    found = {field: get_args(hints[field.name]) for field in dataclasses.fields(options)}
-    return {
-        field: (hint[0], hint[1])
-        for field, hint in found.items()
-        if len(hint) == 2 and isinstance(hint[1], ParameterInfo)
-    }
+    found = []
+    for field in dataclasses.fields(options):
+        kind, *marks = get_args(hints[field.name]) or (None,)
+        if marks and isinstance(marks[0], ParameterInfo):
+            default = Parameter.empty if field.default is dataclasses.MISSING else field.default
+            found.append(_Known(field.name, kind, default, marks[0], tuple(marks[1:])))
+    return found
 
 
-def _parameter(field: dataclasses.Field[Any], kind: Any, option: ParameterInfo) -> Parameter:
-    """The command's parameter, as typer reads it."""
-    default: Any = Parameter.empty if field.default is dataclasses.MISSING else field.default
+def _parameters(known: _Known) -> Iterator[Parameter]:
+    """The command's parameters for a field, as typer reads them: the option, and a hidden one for each other name."""
+    kind, default = known.kind, known.default
     if _is_numbers(kind):
         kind = str if default else str | None
         default = None if default is None else ",".join(map(str, default))
     elif kind == WORDS:
         kind, default = list[str] | None, None
-    annotation = Annotated[kind, option]
-    return Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    yield _keyword(known.name, default, Annotated[kind, known.info])
+    for number, alias in enumerate(known.aliases):
+        least = getattr(known.info, "min", None)
+        least = None if least is None else least / alias.factor
+        hidden = Annotated[float | None, typer.Option(alias.name, hidden=True, min=least)]
+        yield _keyword(f"{known.name}_{number}", None, hidden)
 
 
-def _value(options: type[Any], name: str, given: Any) -> Any:
-    """What the field gets for what was given."""
-    kind = next(kind for field, (kind, _) in _known(options).items() if field.name == name)
-    if _is_numbers(kind):
-        return numbers(option_name(options, name), given)
-    return tuple(given) if kind == WORDS else given
+def _keyword(name: str, default: Any, annotation: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _values(known: list[_Known], given: dict[str, Any]) -> dict[str, Any]:
+    """What the fields get for what was given. Raises UsageError for an option that is given under two names."""
+    values = {}
+    for one in known:
+        value = given[one.name]
+        others = {
+            alias: given[f"{one.name}_{number}"]
+            for number, alias in enumerate(one.aliases)
+            if given[f"{one.name}_{number}"] is not None
+        }
+        names = [alias.name for alias in others]
+        if value not in (None, one.default):
+            names.insert(0, one.option)
+        if len(names) > 1:
+            raise UsageError(f"{' and '.join(names)} are the same option; give one of them")
+        for alias, other in others.items():
+            value = other * alias.factor
+        if _is_numbers(one.kind) and value is not None:
+            value = numbers(one.option, value)
+        elif one.kind == WORDS:
+            value = tuple(value or ())
+        if value is not None:
+            values[one.name] = value
+    return values
 
 
 def _is_numbers(kind: Any) -> bool:
