@@ -10,7 +10,7 @@ from typer import Argument, Option
 from typer.testing import CliRunner
 
 from vllm_pensieve.bench.memory_options import Alias
-from vllm_pensieve.bench.options import CompareOptions
+from vllm_pensieve.bench.run_options import CompareOptions
 from vllm_pensieve.bench.sharegpt import ShareGptOptions
 from vllm_pensieve.bench.users import UsersOptions
 from vllm_pensieve.cli.chat import ChatOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vllm_pensieve.bench.options import RunOptions
+from vllm_pensieve.bench.run_options import RunOptions
 from vllm_pensieve.config import ConfigError, default_max_new_tokens
 from vllm_pensieve.errors import UsageError
 

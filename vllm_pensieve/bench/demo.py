@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
-from vllm_pensieve.bench.options import RunOptions, Workload, check_run, plan_run
+from vllm_pensieve.bench.options import Workload, check_run, plan_run
 from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.bench.run_options import RunOptions
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
 from vllm_pensieve.workloads.conversations import WorkloadSpec, generate_conversations
 from vllm_pensieve.workloads.tokens import token_counter

@@ -7,7 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_pensieve.bench.fit import fit_memory, machine_room
-from vllm_pensieve.bench.options import Memory, RunOptions, Workload, rounded_context
+from vllm_pensieve.bench.options import Memory, Workload, rounded_context
+from vllm_pensieve.bench.run_options import RunOptions
 from vllm_pensieve.bench.server_options import value_of, workers
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import GB, GIB

@@ -21,9 +21,6 @@ from vllm_pensieve.bench.checks import (
 from vllm_pensieve.bench.fit import longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
 from vllm_pensieve.bench.options import (
-    BenchmarkOptions,
-    Out,
-    Strict,
     Workload,
     check_run,
     dataset_context,
@@ -31,6 +28,7 @@ from vllm_pensieve.bench.options import (
     plan_run,
 )
 from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.bench.run_options import BenchmarkOptions, Out, Strict
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.clients import GENERATED
 from vllm_pensieve.workloads.dataset import Dataset, DatasetLimits, sample_dataset

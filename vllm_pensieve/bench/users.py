@@ -21,14 +21,9 @@ from vllm_pensieve.bench.checks import (
 )
 from vllm_pensieve.bench.fit import fit_turns, longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
-from vllm_pensieve.bench.options import (
-    BenchmarkOptions,
-    Out,
-    Workload,
-    check_run,
-    plan_run,
-)
+from vllm_pensieve.bench.options import Workload, check_run, plan_run
 from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.bench.run_options import BenchmarkOptions, Out
 from vllm_pensieve.workloads.conversations import WorkloadSpec
 from vllm_pensieve.workloads.tokens import token_counter
 from vllm_pensieve.workloads.users import User, generate_users

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vllm_pensieve.bench.options import CompareOptions, make_plan
+from vllm_pensieve.bench.options import make_plan
 from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
+from vllm_pensieve.bench.run_options import CompareOptions
 from vllm_pensieve.cli.options import takes
 from vllm_pensieve.config import MAX_NEW_TOKENS
 from vllm_pensieve.errors import UsageError

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from vllm_pensieve.cli.collect import ClientOptions, Conversations, MaxPrompt, Rate, prepare
+from vllm_pensieve.cli.client_options import ClientOptions, Conversations, MaxPrompt, Rate
+from vllm_pensieve.cli.collect import prepare
 from vllm_pensieve.cli.options import takes
 from vllm_pensieve.cli.quiet import quiet_start
 
