@@ -151,14 +151,14 @@ def profile_command(*arguments: str, **environment: str):
         (("--chunks", "0,128"), "--chunks '0,128': give numbers above 0"),
         (("--chunks", "128"), "--chunks 128: two sizes or more are needed"),
         (("--chunks", "64,128", "--max-context", "128"), "a context of 128 tokens has no room"),
-        (("--out", "/no/such/folder/p.json"), "name a file in a folder that exists"),
+        (("--out", "/no/such/folder/p.json"), "there is no folder /no/such/folder; make it"),
         (("--", "--dtype", "float16"), "-- --dtype: give it before `--`, as --dtype"),
         (
             ("--", "--max-model-len=512"),
             "-- --max-model-len: give it before `--`, as --max-context",
         ),
         (("--", "--additional-config", "{}"), "the plugin's settings are the command's"),
-        (("--figure", "/"), "name a file in a folder that exists"),
+        (("--figure", "/"), "--figure / is a folder; name a file in it"),
     ],
 )
 def test_bad_input_is_refused_before_vllm_starts(arguments, message):

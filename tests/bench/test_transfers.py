@@ -135,7 +135,10 @@ def test_ways_take_turns_and_the_first_turn_does_not_count():
         ),
         (("--device", "tpu"), "--device 'tpu' is unknown; choose one of: auto, cpu, cuda"),
         (("--model", "no/config.json"), "--model no/config.json: cannot be read"),
-        (("--json", "/no/such/folder/out.json"), "its folder does not exist or cannot be written"),
+        (
+            ("--json", "/no/such/folder/out.json"),
+            "there is no folder /no/such/folder; make it first",
+        ),
         (("--blocks", "1000000000"), "is needed to copy 1000000000 blocks of 4 tokens"),
     ],
 )

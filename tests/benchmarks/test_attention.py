@@ -439,7 +439,7 @@ def test_a_wrong_block_table_ends_with_status_1(monkeypatch):
         ({"dropped_len": "128"}, "do not fit into the 3 full blocks of 100 tokens; lower"),
         ({"dtype": "int8"}, "--dtype 'int8' is unknown; choose one of: bfloat16, float16, float32"),
         ({"device": "tpu"}, "--device 'tpu' is unknown; choose one of: auto, cpu, cuda, cuda:N"),
-        ({"json": "/no/such/folder/out.json"}, "its folder does not exist or cannot be written"),
+        ({"json": "/no/such/folder/out.json"}, "there is no folder /no/such/folder; make it first"),
         ({"batch": "10000000"}, "lower --batch, --key-len, --query-len, --heads or --kv-heads"),
     ],
 )  # fmt: skip

@@ -137,6 +137,13 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def check_file(option: str, path: Path | None) -> None:
-    """UsageError if there is no folder for this file, or the path is one."""
-    if path is not None and not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError(f"{option} {path}: its folder does not exist or cannot be written")
+    """UsageError if this file could not be written: it is a folder, or there is none for it."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; name a file in it")
+    if not folder.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{option} {path}: the folder {path.parent} cannot be written to")

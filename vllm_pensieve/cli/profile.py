@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from vllm_pensieve.bench.memory_options import HOST_GIB
-from vllm_pensieve.cli.options import takes
+from vllm_pensieve.cli.options import check_file, takes
 from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import is_cpu_build, require_vllm
@@ -102,8 +102,8 @@ def profile(asked: ProfileOptions) -> int:
     )
 
     require_vllm()
-    for path in (asked.out, asked.figure):
-        _check_file(path)
+    check_file("--out", asked.out)
+    check_file("--figure", asked.figure)
     plan = Plan(asked.chunks or (CPU_CHUNKS if is_cpu_build() else GPU_CHUNKS), asked.repeats)
     if asked.max_context is not None and not asked.check:
         contexts_up_to(asked.max_context, plan.chunks[-1], 1)  # refuses what no engine could do
@@ -204,8 +204,3 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
         highlight=False,
     )
     return 0 if good else INACCURATE_STATUS
-
-
-def _check_file(path: Path | None) -> None:
-    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
-        raise UsageError(f"{path}: name a file in a folder that exists and can be written")
