@@ -22,12 +22,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tests.engine import environment
+from vllm_pensieve.testing import environment
 
 if TYPE_CHECKING:
-    from tests.engine.exactness import Report
+    from vllm_pensieve.testing.exactness import Report
 
 
 def main() -> int:
@@ -49,9 +47,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args()
     environment.apply()
-    from tests.engine import exactness
-    from tests.engine.models import make_llama
-    from tests.engine.sampling import WAYS
+    from vllm_pensieve.testing import exactness
+    from vllm_pensieve.testing.models import make_llama
+    from vllm_pensieve.testing.sampling import WAYS
 
     engines: list[object] = []
     with tempfile.TemporaryDirectory() as folder:

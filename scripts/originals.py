@@ -18,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vllm_pensieve.machine import describe_machine, describe_versions
+from vllm_pensieve.testing.originals.guide_lines import GUIDE_LINES
+from vllm_pensieve.testing.originals.lines import Line, run_line
+from vllm_pensieve.testing.originals.models import make_models
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from vllm_pensieve.machine import describe_machine, describe_versions  # noqa: E402
-
 TYPED = (
     "What is machine learning?\nCan you give me a real-world example?\n"
     "How does that example use neural networks?\n"
@@ -47,9 +48,6 @@ KEY_FIGURES = (
 
 def main() -> None:
     """Run the lines and write the table; exit status 1 if one did not end well."""
-    from tests.originals.guide_lines import GUIDE_LINES
-    from tests.originals.models import make_models
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / "out" / "originals")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "originals.md")
@@ -76,14 +74,14 @@ def main() -> None:
     sys.exit(any(result["how"] != "ok" for result in results.values()))
 
 
-def _same(line: Any) -> str:
+def _same(line: Line) -> str:
     """What lines that ask for the same have in common."""
     return " ".join(line.command.replace("\\\n", " ").split())
 
 
-def _each_kind_first(lines: Sequence[Any]) -> list[Any]:
+def _each_kind_first(lines: Sequence[Line]) -> list[Line]:
     """One line of each kind, then the others; quick ones first, so that an interrupted run reports on many."""
-    firsts: dict[tuple[object, ...], Any] = {}
+    firsts: dict[tuple[object, ...], Line] = {}
     for line in lines:
         model = re.search(r"--model (\S+)", line.text)
         several = "--num-concurrent-users" in line.text
@@ -92,16 +90,14 @@ def _each_kind_first(lines: Sequence[Any]) -> list[Any]:
     return [*sorted(firsts.values(), key=_effort), *sorted(rest, key=_effort)]
 
 
-def _effort(line: Any) -> int:
+def _effort(line: Line) -> int:
     """0 for a demonstration, 1 for a chat, 2 for a comparison, 3 for a data set."""
     if "--dataset" in line.text:
         return 3
     return 2 if "--mode compare" in line.text else int("--interactive" in line.text)
 
 
-def _run(line: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
-    from tests.originals.lines import run_line
-
+def _run(line: Line, folder: Path, timeout_s: float) -> dict[str, Any]:
     typed = TYPED if "--interactive" in line.text else ""
     load = os.getloadavg()[0]
     try:
@@ -125,7 +121,7 @@ def _run(line: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
     return {"how": how, "seconds": done.seconds, "load": load, "figures": "; ".join(figures)}
 
 
-def _page(lines: Sequence[Any], results: dict[str, dict[str, Any]], begun: str) -> str:
+def _page(lines: Sequence[Line], results: dict[str, dict[str, Any]], begun: str) -> str:
     machine = describe_machine()
     versions = ", ".join(f"{name} {said}" for name, said in describe_versions().items())
     cores: Any = machine["cores"]

@@ -2,174 +2,155 @@
 """What one engine step costs in the scheduler: ours compared with stock vLLM's, without a model.
 
     python scripts/step_time.py [--running 200] [--idle 2000] [--steps 1000] [--json OUT]
+    python scripts/step_time.py --attribute [--running 200] [--idle 2000] [--steps 1000] [--json OUT]
+    python scripts/step_time.py --context 8192,32768,131072 [--repeats 5] [--json OUT]
+    python scripts/step_time.py --attribute --context 8192,32768,131072      # both
 
-Every scheduler serves the same stream of conversations: so many run at a time, so many more are idle, and memory holds
-the running ones and half of the idle ones, so that blocks are evicted all the time. When a request ends, the next
-session returns with its history and a new message. Timed is `schedule` plus `update_from_output`; the schedulers take
-turns, twenty steps at a time, so that all meet the same noise of the machine. Needs the development setup
-(make setup-dev).
+Four sides, each in a process of its own: stock vLLM, stock vLLM with a KV connector that does nothing (the fair
+comparison for a host tier, which needs vLLM's connector path), the plugin, and the plugin with a host tier. They take
+turns and never run at the same time, so that all meet the same noise of the machine. Every side serves the same
+requests. Timed is `schedule` plus `update_from_output`.
+
+Without --attribute and --context: many conversations, so many of them running at a time and so many more idle; memory
+holds the running ones and half of the idle ones, so that blocks are evicted all the time. When a request ends, the next
+session returns with its history and a new message. The sides take turns of twenty steps.
+
+--attribute: the same conversations, with clocks around functions that run a few times a step. The clocks cost time
+themselves, so a whole step takes longer than without them: compare the sides of one table.
+
+--context: one session of so many tokens, alone in its scheduler, in blocks of 16 tokens and with 8,192 tokens a step.
+It comes for the first time, with memory empty and with memory full; it returns when all of it is in memory, half, and
+none. What has left memory is in host memory where there is a host tier, and nowhere else.
+
+Needs the development setup (make setup-dev), and a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import random
-import statistics
-import sys
-import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import step_time_report as report
+from step_time_process import SideProcess
+from step_time_sides import SIDES
 
-from tests.engine import environment
-
-if TYPE_CHECKING:
-    from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.request import Request
-
-    from tests.scheduler.world import World
-
-HISTORY_TOKENS = 400
 STEPS_A_TURN = 20
-BLOCK_TOKENS = 32
-BLOCKS_A_SESSION = 28  # at most
-OUTPUT_TOKENS = (105, 305)  # 205 on average, as in ShareGPT
-STOCK, PLUGIN, HOST = "stock vLLM", "pensieve", "pensieve, host tier"
 
 
-@dataclass
-class Side:
-    """One scheduler and its traffic; the same seed gives the same sessions and messages."""
-
-    name: str
-    world: World
-    running: int
-    histories: list[list[int]]
-    random: random.Random
-    step_s: list[float] = field(default_factory=list)
-    _live: dict[str, tuple[Request, int]] = field(default_factory=dict)
-    _returned: int = 0
-
-    def step(self) -> None:
-        """Keep the number of running requests, then schedule a step and take its output back."""
-        while len(self._live) < self.running:
-            self._next_session_returns()
-        scheduler = self.world.scheduler
-        begun = time.perf_counter()
-        output = scheduler.schedule()
-        scheduled = time.perf_counter()
-        result = self._result(output)
-        computed = time.perf_counter()
-        scheduler.update_from_output(output, result)
-        self.step_s.append(scheduled - begun + time.perf_counter() - computed)
-        for request_id in [r for r, (request, _) in self._live.items() if request.is_finished()]:
-            request, session = self._live.pop(request_id)
-            self.histories[session] += request.output_token_ids
-
-    def _next_session_returns(self) -> None:
-        session = self._returned % len(self.histories)
-        self._returned += 1
-        history = self.histories[session]
-        if len(history) > BLOCKS_A_SESSION * BLOCK_TOKENS - OUTPUT_TOKENS[1] - 60:
-            del history[HISTORY_TOKENS:]
-        history += self.random.choices(range(1, 50_000), k=self.random.randrange(10, 60))
-        request = self.world.add(history, self.random.randrange(*OUTPUT_TOKENS))
-        self.world.requests.clear()
-        self._live[request.request_id] = (request, session)
-
-    def _result(self, output: SchedulerOutput) -> Any:
-        from vllm.v1.outputs import ModelRunnerOutput
-
-        ids = list(output.num_scheduled_tokens)
-        requests = self.world.scheduler.requests
-        return ModelRunnerOutput(
-            req_ids=ids,
-            req_id_to_index={request_id: i for i, request_id in enumerate(ids)},
-            sampled_token_ids=[[] if requests[r].is_prefill_chunk else [7] for r in ids],
-            logprobs=None,
-            prompt_logprobs_dict={},
-            pooler_output=[],
-        )
+def main() -> None:
+    options = parse()
+    processes = {side: SideProcess(side) for side in SIDES}
+    sections = []
+    if not (options.attribute or options.context):
+        sections.append(report.of_steps(measure_steps(processes, options), options))
+    if options.attribute:
+        sections.append(report.of_attribution(attribute_steps(processes, options), options))
+    if options.context:
+        sections.append(report.of_sessions(measure_sessions(processes, options)))
+    for process in processes.values():
+        process.close()
+    print("\n\n".join(section.text for section in sections))
+    if options.json:
+        report.write_json(options.json, sections, options)
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--running", type=int, default=200)
-    parser.add_argument("--idle", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--running", type=at_least(1), default=200, help="requests at a time")
+    parser.add_argument("--idle", type=at_least(0), default=2000, help="sessions besides those")
+    parser.add_argument(
+        "--steps", type=at_least(4), default=1000, help="measured steps of each side"
+    )
+    parser.add_argument("--attribute", action="store_true", help="where the time of a step goes")
+    parser.add_argument(
+        "--context", type=contexts, metavar="TOKENS,...", help="one returning session, so long"
+    )
+    parser.add_argument(
+        "--repeats", type=at_least(1), default=5, help="of each --context; the median counts"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT")
-    options = parser.parse_args()
-    environment.apply()
-    from tests.engine.models import make_llama
-
-    with tempfile.TemporaryDirectory() as folder:
-        sides = make_sides(make_llama(Path(folder)), options.running, options.idle)
-    mean_output = sum(OUTPUT_TOKENS) // 2
-    every_session_once = (options.running + options.idle) * mean_output // options.running
-    take_turns(sides, every_session_once)
-    for side in sides:
-        side.step_s.clear()
-    gc.collect()
-    gc.freeze()
-    take_turns(sides, options.steps)
-    return report(sides, options)
+    return parser.parse_args()
 
 
-def take_turns(sides: list[Side], steps: int) -> None:
-    for turn in range(-(-steps // STEPS_A_TURN)):
-        first = turn % len(sides)
-        for side in sides[first:] + sides[:first]:
-            for _ in range(STEPS_A_TURN):
-                side.step()
+def at_least(least: int) -> report.Converter:
+    """What argparse converts a number with."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return number
 
 
-def make_sides(model: Path, running: int, idle: int) -> list[Side]:
-    from tests.scheduler import world as worlds
-    from tests.scheduler.world import World, stock_scheduler
+def contexts(text: str) -> list[int]:
+    """Numbers of tokens, the smallest first."""
+    return sorted({at_least(512)(part.strip()) for part in text.split(",")})
 
-    worlds.BLOCK_TOKENS = BLOCK_TOKENS
-    sessions = running + idle
-    blocks = (running + idle // 2) * BLOCKS_A_SESSION * 3 // 4
-    common: dict[str, Any] = {
-        "blocks": blocks,
-        "max_requests": running,
-        "settings": {"step_cost_tokens": 128},
+
+def measure_steps(
+    processes: dict[str, SideProcess], options: argparse.Namespace
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds and CPU seconds of every step, by side."""
+    begin_traffic(processes, options)
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    for sides, count in turns(options.steps):
+        for side in sides:
+            times[side] += processes[side].ask("make_steps", count)
+    return times
+
+
+def attribute_steps(
+    processes: dict[str, SideProcess], options: argparse.Namespace
+) -> dict[str, dict[str, tuple[int, float]]]:
+    """Calls and own CPU seconds of each function, by side."""
+    begin_traffic(processes, options)
+    for process in processes.values():
+        process.ask("attribute")
+    for sides, count in turns(options.steps):
+        for side in sides:
+            processes[side].ask("make_steps", count)
+    return {side: process.ask("attributed") for side, process in processes.items()}
+
+
+def begin_traffic(processes: dict[str, SideProcess], options: argparse.Namespace) -> None:
+    for process in processes.values():
+        process.ask("begin_traffic", options.running, options.idle)
+
+
+def turns(steps: int) -> list[tuple[tuple[str, ...], int]]:
+    """The sides in the order of each turn, and how many steps each makes in it; another begins every time."""
+    counts = [min(STEPS_A_TURN, steps - done) for done in range(0, steps, STEPS_A_TURN)]
+    return [(rotated(turn), count) for turn, count in enumerate(counts)]
+
+
+def measure_sessions(
+    processes: dict[str, SideProcess], options: argparse.Namespace
+) -> report.Sessions:
+    """By context, and by side, what was measured of each case in each repeat. The first repeat is not counted."""
+    for process in processes.values():
+        process.ask("returning_session", options.context[0])
+    return {
+        context: measure_context(processes, context, options.repeats) for context in options.context
     }
-    by_name = {
-        STOCK: World(model, scheduler=stock_scheduler, **common),
-        PLUGIN: World(model, **common),
-        HOST: World(model, host_blocks=sessions * BLOCKS_A_SESSION, **common),
-    }
-    sides = []
-    for name, world in by_name.items():
-        source = random.Random(0)
-        histories = [source.choices(range(1, 50_000), k=HISTORY_TOKENS) for _ in range(sessions)]
-        sides.append(Side(name, world, running, histories, source))
-    return sides
 
 
-def report(sides: list[Side], options: argparse.Namespace) -> int:
-    stock = next(side for side in sides if side.name == STOCK)
-    print(f"{options.running} running, {options.idle} idle sessions, {options.steps} steps each")
-    result = {}
-    for side in sides:
-        p50, p99 = statistics.median(side.step_s), statistics.quantiles(side.step_s, n=100)[98]
-        ratio = p50 / statistics.median(stock.step_s)
-        result[side.name] = {"p50_ms": 1e3 * p50, "p99_ms": 1e3 * p99, "p50_ratio": ratio}
-        print(
-            f"{side.name:22} p50 {1e3 * p50:.3f} ms, p99 {1e3 * p99:.3f} ms; p50 / stock {ratio:.3f}"
-        )
-    if options.json:
-        options.json.write_text(json.dumps({"schema": 1, "sides": result}, indent=1) + "\n")
-    return 0
+def measure_context(
+    processes: dict[str, SideProcess], context: int, repeats: int
+) -> dict[str, list[report.Cases]]:
+    measured: dict[str, list[report.Cases]] = {side: [] for side in SIDES}
+    for repeat in range(repeats):
+        for side in rotated(repeat):
+            measured[side].append(processes[side].ask("returning_session", context))
+    return measured
+
+
+def rotated(turn: int) -> tuple[str, ...]:
+    first = turn % len(SIDES)
+    return SIDES[first:] + SIDES[:first]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import environment
+from vllm_pensieve.testing import environment
 
 environment.apply()
 # Whatever started the tests may have had Ctrl-C ignored, as shells do with jobs in the background.
@@ -26,7 +26,7 @@ def no_connector_of_another_engine() -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random 4-layer Llama in float32 and a byte-level tokenizer."""
-    from tests.engine.models import make_llama
+    from vllm_pensieve.testing.models import make_llama
 
     return make_llama(tmp_path_factory.mktemp("tiny-llama"))
 
@@ -34,7 +34,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bpe_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a tokenizer of pieces of words, and a chat template."""
-    from tests.engine.models import make_bpe_llama
+    from vllm_pensieve.testing.models import make_bpe_llama
 
     return make_bpe_llama(tmp_path_factory.mktemp("bpe-llama"))
 

@@ -83,7 +83,7 @@ def test_the_demo_model_has_a_context_and_a_template_of_its_own():
 
 @pytest.fixture
 def tokenizer(tmp_path: Path):
-    from tests.engine.models import save_tokenizer
+    from vllm_pensieve.testing.models import save_tokenizer
 
     save_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["gpt2"]))
@@ -125,7 +125,7 @@ def test_vllm_takes_the_plain_template_from_its_command_line():
 def test_only_models_with_windows_in_some_layers_are_given_the_option_that_keeps_all_tokens(
     tmp_path,
 ):
-    from tests.originals.models import make_models
+    from vllm_pensieve.testing.originals.models import make_models
 
     make_models(tmp_path, ["google/gemma-2-27b-it", "gpt2"])
     gemma = str(tmp_path / "google/gemma-2-27b-it")

@@ -62,6 +62,9 @@ class PensieveConfig:
     load_cost_flops_per_byte: FLOPs that the model computes while one byte is copied from host memory: what decides
         whether a swapped block is loaded or computed again. 0 takes what a cost profile says, or a rough value for the
         platform without one.
+    load_ms_per_step: while other requests run, a step copies at most as much from host memory as takes that many
+        milliseconds (measured at start), so that a long session's return does not hold up the others for longer. 0: no
+        limit.
     cost_profile: the file of a cost profile, which must have been measured with this model and device; empty takes the
         newest of the cache folder that was, if there is one; `none` takes none: costs are the model's FLOPs.
     """
@@ -76,6 +79,7 @@ class PensieveConfig:
     admission_reserve: float = 0.1
     verify_swaps: bool = False
     load_cost_flops_per_byte: float = 0.0
+    load_ms_per_step: float = 20.0
     trace_prefix: str = ""
     trace_session_ids: str = HASHED
     trace_workload: str = ""
@@ -113,6 +117,8 @@ class PensieveConfig:
             _refuse("trace_max_mb", self.trace_max_mb, f"from 0.001 to {MAX_TRACE_MB:.0f}")
         if not 0 <= self.load_cost_flops_per_byte < math.inf:
             _refuse("load_cost_flops_per_byte", self.load_cost_flops_per_byte, "0 or more")
+        if not 0 <= self.load_ms_per_step < math.inf:
+            _refuse("load_ms_per_step", self.load_ms_per_step, "0 (no limit) or more")
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from their defaults, by name."""

@@ -75,7 +75,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 @pytest.fixture
 def gpt2(tmp_path):
     """A folder that says it is a GPT-2, with a tokenizer and no weights."""
-    from tests.engine.models import save_tokenizer
+    from vllm_pensieve.testing.models import save_tokenizer
 
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_positions": 1024}')
     save_tokenizer(tmp_path)

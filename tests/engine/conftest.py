@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def serve(tiny_model: Path, keep_alive: Callable) -> Callable:
     """serve(...) is Served(...) on the tiny model, or on another one."""
-    from tests.engine.served import Served
+    from vllm_pensieve.testing.served import Served
 
     def start(model: Path = tiny_model, **options: Any) -> Served:
         served = Served(model, **options)
@@ -38,7 +38,7 @@ def reference(serve: Callable) -> Callable:
 @pytest.fixture(scope="session")
 def assert_equal(reference: Callable) -> Callable:
     """assert_equal(output, prompt): token ids as stock's, logprobs within 1e-5."""
-    from tests.engine.served import largest_logprob_difference, token_ids
+    from vllm_pensieve.testing.served import largest_logprob_difference, token_ids
 
     def check(output, prompt: list[int]) -> None:
         want = reference(prompt, len(token_ids(output)))

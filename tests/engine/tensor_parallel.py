@@ -10,7 +10,7 @@ import sys
 def main() -> None:
     from vllm import LLM
 
-    from tests.engine.served import TINY_BLOCK_BYTES, greedy, token_ids, tokens
+    from vllm_pensieve.testing.served import TINY_BLOCK_BYTES, greedy, token_ids, tokens
 
     llm = LLM(
         model=sys.argv[1],
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":  # the workers import this module again
-    from tests.engine import environment
+    from vllm_pensieve.testing import environment
 
     environment.apply()
     main()

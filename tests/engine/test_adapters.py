@@ -24,7 +24,7 @@ def adapters(tmp_path_factory):
     """LoRARequests a and b."""
     from vllm.lora.request import LoRARequest
 
-    from tests.engine.models import make_adapter
+    from vllm_pensieve.testing.models import make_adapter
 
     folder = tmp_path_factory.mktemp("adapters")
     return {
@@ -40,7 +40,7 @@ def ask(served, prompt, adapter=None, **kwargs):
 
 
 def push_out(served, seed):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     for i in range(2):
         served.serve([tokens(1200, seed=7_000 + 10 * seed + i)], output_tokens=1)
@@ -52,7 +52,7 @@ def salted(prompt, salt):
 
 @pytest.mark.parametrize("where", ["resident", "swapped", "behind a hole"])
 def test_nothing_is_shared_between_adapters_or_the_model_itself(served, adapters, where):
-    from tests.engine.served import token_ids, tokens
+    from vllm_pensieve.testing.served import token_ids, tokens
 
     prompt = tokens(600, seed=len(where))
     owners = [None, adapters["a"], adapters["b"]]
@@ -89,7 +89,7 @@ def drop_leading_blocks(served):
 
 
 def test_nothing_is_shared_between_cache_salts(served):
-    from tests.engine.served import greedy, token_ids, tokens
+    from vllm_pensieve.testing.served import greedy, token_ids, tokens
 
     prompt = tokens(600, seed=77)
     served.llm.reset_prefix_cache()
@@ -119,8 +119,8 @@ def test_an_adapter_that_is_loaded_again_starts_without_blocks_of_its_old_weight
 ):
     from vllm.lora.request import LoRARequest
 
-    from tests.engine.models import make_adapter
-    from tests.engine.served import token_ids, tokens
+    from vllm_pensieve.testing.models import make_adapter
+    from vllm_pensieve.testing.served import token_ids, tokens
 
     prompt = tokens(600, seed=5 + len(where))
     number = 10 + len(where)
@@ -149,8 +149,8 @@ def test_an_adapter_that_is_loaded_again_starts_without_blocks_of_its_old_weight
 def test_a_request_under_way_goes_on_with_the_new_weights(served, tmp_path):
     from vllm.lora.request import LoRARequest
 
-    from tests.engine.models import make_adapter
-    from tests.engine.served import token_ids, tokens
+    from vllm_pensieve.testing.models import make_adapter
+    from vllm_pensieve.testing.served import token_ids, tokens
 
     folder = make_adapter(tmp_path / "changing", seed=31)
     changing = LoRARequest("changing", 31, str(folder))

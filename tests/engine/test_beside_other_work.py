@@ -10,7 +10,7 @@ BLOCK = 32
 
 
 def tokens(count, seed):
-    from tests.engine import served
+    from vllm_pensieve.testing import served
 
     return served.tokens(count, seed)
 

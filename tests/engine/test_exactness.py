@@ -6,7 +6,7 @@ pytestmark = pytest.mark.engine
 
 
 def test_conversations_under_heavy_eviction_are_answered_as_by_stock_vllm(tiny_model, keep_alive):
-    from tests.engine.exactness import run
+    from vllm_pensieve.testing.exactness import run
 
     report = run(tiny_model, sessions=12, turns=5, capacity_share=0.15, keep=keep_alive)
     assert report.requests == 60
@@ -16,7 +16,7 @@ def test_conversations_under_heavy_eviction_are_answered_as_by_stock_vllm(tiny_m
 def test_conversations_that_outlive_gpu_memory_are_answered_as_by_stock_vllm(
     tiny_model, keep_alive
 ):
-    from tests.engine.exactness import run
+    from vllm_pensieve.testing.exactness import run
 
     report = run(
         tiny_model, sessions=16, turns=6, capacity_share=0.2, host_share=0.3, keep=keep_alive

@@ -58,8 +58,8 @@ class Family:
     """Stock vLLM with ample memory, and ours with little of it and a host tier, on the same model."""
 
     def __init__(self, name: str, folder, serve) -> None:
-        from tests.engine import models
-        from tests.engine.served import pensieve_messages
+        from vllm_pensieve.testing import models
+        from vllm_pensieve.testing.served import pensieve_messages
 
         kind = KINDS[name]
         self.name = name
@@ -81,7 +81,7 @@ class Family:
 
     def prompt(self) -> list[int]:
         """One that nobody has seen, and that ours has served once."""
-        from tests.engine.served import tokens
+        from vllm_pensieve.testing.served import tokens
 
         self.seed += 1
         prompt = tokens(LENGTH, seed=self.seed)
@@ -98,7 +98,7 @@ class Family:
 
     def push_out(self) -> None:
         """Fill all of GPU memory with another prompt."""
-        from tests.engine.served import tokens
+        from vllm_pensieve.testing.served import tokens
 
         self.seed += 1
         self.ours.serve([tokens(32 * BLOCK - 4, seed=1000 + self.seed)], output_tokens=1)
@@ -109,7 +109,7 @@ class Family:
 
     def counted(self, prompt):
         """Serve a prompt, see that it is answered as by stock vLLM; its tokens by source."""
-        from tests.engine.served import largest_logprob_difference, token_ids
+        from vllm_pensieve.testing.served import largest_logprob_difference, token_ids
 
         before = self.ours.prompt_tokens
         output, want = self.answers(prompt)
@@ -170,8 +170,8 @@ def test_the_log_says_how_prefixes_are_kept(family):
 
 
 def test_a_conversation_in_the_plain_template_uses_the_turn_before(family):
-    from tests.engine.served import greedy, token_ids
     from vllm_pensieve.models import PLAIN_CHAT_TEMPLATE
+    from vllm_pensieve.testing.served import greedy, token_ids
 
     def chat(served, messages):
         (output,) = served.llm.chat(
@@ -193,7 +193,7 @@ def test_a_conversation_in_the_plain_template_uses_the_turn_before(family):
 
 
 def test_computed_at_wrong_positions_a_hole_makes_the_answer_wrong(family, monkeypatch):
-    from tests.scheduler.breaks import compute_holes_as_if_at_the_start
+    from vllm_pensieve.testing.breaks import compute_holes_as_if_at_the_start
 
     runner = family.ours.model_runner
     monkeypatch.setattr(runner, "_model_forward", runner._model_forward)  # is put back after
@@ -213,7 +213,7 @@ def test_without_the_loads_the_answer_is_wrong(family, monkeypatch):
 
 def differ(output, want) -> bool:
     """Whether two answers are far from equal: in their tokens, or a hundred times what is allowed."""
-    from tests.engine.served import largest_logprob_difference, token_ids
+    from vllm_pensieve.testing.served import largest_logprob_difference, token_ids
 
     largest = largest_logprob_difference(output, want)
     return token_ids(output) != token_ids(want) or largest > 1e-3
@@ -225,8 +225,8 @@ def test_a_worker_that_judges_by_the_group_s_own_type_is_refused_at_start(
     """On a worker such a group has a type of its own; the scheduler's copy has its first layer's."""
     from vllm.v1.kv_cache_interface import UniformTypeKVCacheSpecs
 
-    from tests.engine.models import make_gemma4
     from vllm_pensieve.swap import connector
+    from vllm_pensieve.testing.models import make_gemma4
 
     def by_type(groups):
         return "a new type" if type(groups[0].kv_cache_spec) is UniformTypeKVCacheSpecs else None
@@ -251,8 +251,8 @@ def test_a_worker_that_judges_by_the_group_s_own_type_is_refused_at_start(
 
 @pytest.mark.parametrize("host_cache_gib", [None, 0.01])
 def test_with_windows_of_their_own_prefixes_are_plain(serve, tmp_path, host_cache_gib):
-    from tests.engine.models import make_gemma2
-    from tests.engine.served import pensieve_messages, token_ids, tokens
+    from vllm_pensieve.testing.models import make_gemma2
+    from vllm_pensieve.testing.served import pensieve_messages, token_ids, tokens
 
     model = make_gemma2(tmp_path, WINDOW)
     settings = {"host_cache_gib": host_cache_gib} if host_cache_gib else {}

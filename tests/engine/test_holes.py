@@ -29,7 +29,7 @@ def served(serve):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_prompt_with_holes_is_answered_as_by_stock_vllm(served, assert_equal, shape):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     length, lost = SHAPES[shape]
     prompt = tokens(length, seed=list(SHAPES).index(shape))
@@ -52,7 +52,7 @@ def test_a_prompt_with_holes_is_answered_as_by_stock_vllm(served, assert_equal, 
 
 
 def test_holes_are_filled_for_good(served, assert_equal):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     prompt = tokens(13 * BLOCK + 9, seed=50)
     served.serve([prompt])
@@ -66,7 +66,7 @@ def test_holes_are_filled_for_good(served, assert_equal):
 
 def test_holes_in_a_continued_conversation(served, assert_equal):
     """The next turn's prompt ends in the last turn's output; a hole may lie in what was decoded."""
-    from tests.engine.served import token_ids, tokens
+    from vllm_pensieve.testing.served import token_ids, tokens
 
     first = tokens(5 * BLOCK, seed=60)
     (output,) = served.serve([first], output_tokens=2 * BLOCK + 3)
@@ -79,7 +79,7 @@ def test_holes_in_a_continued_conversation(served, assert_equal):
 
 @pytest.mark.parametrize("settings", [{"step_cost_tokens": 1_000}, {"recovery": False}])
 def test_holes_that_are_not_walked_are_exact_too(serve, assert_equal, settings):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     served = serve(settings=settings)
     prompt = tokens(20 * BLOCK + 9, seed=70)
@@ -92,8 +92,8 @@ def test_holes_that_are_not_walked_are_exact_too(serve, assert_equal, settings):
 
 def test_without_recomputation_the_answer_is_wrong(serve, reference):
     """The control: the poison in the lost blocks is read, so these tests can fail."""
-    from tests.engine.served import token_ids, tokens
-    from tests.scheduler.breaks import skip_recomputation
+    from vllm_pensieve.testing.breaks import skip_recomputation
+    from vllm_pensieve.testing.served import token_ids, tokens
 
     served = serve()
     skip_recomputation(served.scheduler)

@@ -67,7 +67,7 @@ def test_without_the_hub_no_other_model_than_the_one_asked_for_is_looked_up(
 
 
 def test_answers_with_it_are_exact(deciding, assert_equal):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     prompt = tokens(60 * 32 + 9, seed=500)
     deciding.serve([prompt])

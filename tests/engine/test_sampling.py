@@ -12,7 +12,7 @@ BLOCK = 32
 
 
 def hot(seed, output_tokens=12, **others):
-    from tests.engine.sampling import WAYS
+    from vllm_pensieve.testing.sampling import WAYS
 
     params = WAYS["a seed"](seed, output_tokens)
     for name, value in others.items():
@@ -34,8 +34,8 @@ def served(serve):
 @pytest.fixture
 def same(stock):
     """same(outputs, prompts, parameters): each as stock vLLM answers it alone."""
-    from tests.engine.exactness import all_token_ids
-    from tests.engine.served import largest_logprob_difference
+    from vllm_pensieve.testing.exactness import all_token_ids
+    from vllm_pensieve.testing.served import largest_logprob_difference
 
     def check(outputs, prompts, parameters):
         for output, prompt, params in zip(outputs, prompts, parameters, strict=True):
@@ -64,7 +64,7 @@ def forget(served, prompt, indexes):
 
 
 def push_out(served):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     push_out.count = getattr(push_out, "count", 0) + 1
     served.clock.let_pass(3600)
@@ -74,7 +74,7 @@ def push_out(served):
 
 
 def test_a_seeded_request_after_an_eviction_is_answered_and_so_is_whoever_comes_after(served, same):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     prompt = tokens(10 * BLOCK + 5, seed=1)
     served.serve([prompt])
@@ -89,7 +89,7 @@ def test_a_seeded_request_after_an_eviction_is_answered_and_so_is_whoever_comes_
 
 
 def test_what_stands_before_the_first_hole_comes_from_host_memory(served, same):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     prompt = tokens(10 * BLOCK + 5, seed=2)
     served.serve([prompt])
@@ -103,7 +103,7 @@ def test_what_stands_before_the_first_hole_comes_from_host_memory(served, same):
 
 def test_without_a_random_generator_there_are_holes(served, stock):
     """Greedy tokens, though a seed is given, and tokens that no seed decides."""
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     prompt = tokens(10 * BLOCK + 5, seed=3)
     for params in (hot(4, temperature=0.0), hot(None)):
@@ -116,7 +116,7 @@ def test_without_a_random_generator_there_are_holes(served, stock):
 
 def test_seeded_prompts_that_do_not_fit_into_one_step_wait_for_each_other(served, same):
     """Stock vLLM would compute a part of the second one in the first step, and die."""
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     prompts = [tokens(600 + n, seed=30 + n) for n in range(3)]
     parameters = [hot(5), hot(6), hot(7)]
@@ -125,7 +125,7 @@ def test_seeded_prompts_that_do_not_fit_into_one_step_wait_for_each_other(served
 
 
 def test_a_suspended_request_goes_on_with_its_generator(serve, same):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     small = serve(blocks=30, host_blocks=100, step_tokens=1024, max_model_tokens=800)
     preemptions = small.count_preemptions()
@@ -138,8 +138,8 @@ def test_a_suspended_request_goes_on_with_its_generator(serve, same):
 
 def test_a_sample_that_is_dropped_with_a_failed_load_is_drawn_again(served, same, monkeypatch):
     """The worker has drawn a token from the seed's generator by then; it makes a new one."""
-    from tests.engine.served import tokens
     from vllm_pensieve.swap.copiers import CopyError
+    from vllm_pensieve.testing.served import tokens
 
     prompt = tokens(10 * BLOCK + 5, seed=5)
     longer = [*prompt, 7, 8]
@@ -165,8 +165,8 @@ def test_conversations_that_sample_in_every_way_are_answered_as_by_stock_vllm(
     tiny_model, keep_alive
 ):
     """The small version of scripts/exactness.py --sampling."""
-    from tests.engine.exactness import run
-    from tests.engine.sampling import WAYS
+    from vllm_pensieve.testing.exactness import run
+    from vllm_pensieve.testing.sampling import WAYS
 
     report = run(
         tiny_model,
@@ -182,7 +182,7 @@ def test_conversations_that_sample_in_every_way_are_answered_as_by_stock_vllm(
 
 
 def test_a_seeded_prompt_that_no_step_takes_whole_is_answered_and_the_engine_lives(served, same):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     long, short = [token % 250 for token in tokens(1500, seed=21)], list(range(100))
     (answer,) = play(served, [long], [hot(3)])

@@ -60,7 +60,7 @@ def ask(url, prompt, seed):
 def test_a_seeded_request_after_an_eviction_gives_what_it_gave_before(url):
     import httpx
 
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     first = {seed: tokens(700, seed=seed) for seed in range(4)}  # 22 of 39 blocks each
     cold = {seed: ask(url, prompt, seed) for seed, prompt in first.items()}

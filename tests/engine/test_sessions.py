@@ -11,7 +11,7 @@ def served(serve):
 
 
 def test_turns_with_one_session_id_are_one_session(served):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     table = served.scheduler.sessions
     before = len(table)
@@ -30,7 +30,7 @@ def test_turns_with_one_session_id_are_one_session(served):
 
 
 def test_a_session_without_an_id_is_recognised_by_its_prompt(served):
-    from tests.engine.served import token_ids, tokens
+    from vllm_pensieve.testing.served import token_ids, tokens
 
     table = served.scheduler.sessions
     history = tokens(100, seed=1)
@@ -44,7 +44,7 @@ def test_a_session_without_an_id_is_recognised_by_its_prompt(served):
 
 
 def test_a_session_id_opens_nobody_else_s_blocks(served, assert_equal):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     mine, other = tokens(200, seed=20), tokens(200, seed=21)
     served.serve([mine])
@@ -56,7 +56,7 @@ def test_a_session_id_opens_nobody_else_s_blocks(served, assert_equal):
 
 
 def test_an_aborted_turn_is_over_for_its_session(served):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     table = served.scheduler.sessions
     name = served.add(tokens(300, seed=30), session_id="aborted")

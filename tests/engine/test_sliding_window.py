@@ -10,8 +10,8 @@ BLOCK = 32
 @pytest.mark.parametrize("layers_alike", [None, True])
 def test_a_sliding_window_model_is_served_with_plain_prefixes(serve, tmp_path, layers_alike):
     """Also where vLLM treats all layers alike, which they are already: it keeps the window."""
-    from tests.engine.models import make_sliding_window_mistral
-    from tests.engine.served import pensieve_messages, token_ids, tokens
+    from vllm_pensieve.testing.models import make_sliding_window_mistral
+    from vllm_pensieve.testing.served import pensieve_messages, token_ids, tokens
 
     model = make_sliding_window_mistral(tmp_path, window_tokens=3 * BLOCK)
     options = {"disable_hybrid_kv_cache_manager": layers_alike}

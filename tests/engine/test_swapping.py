@@ -14,14 +14,14 @@ def served(serve):
 
 @pytest.fixture
 def prompt(request):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     return tokens(700, seed=crc32(request.node.name.encode()))
 
 
 def push_out(served):
     """Fill GPU memory with other prompts; what was there has been idle for longer than any of theirs."""
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     push_out.count = getattr(push_out, "count", 0) + 1
     for i in range(2):
@@ -44,7 +44,7 @@ def test_a_swapped_prompt_gives_the_same_tokens_and_computes_only_its_end(
 
 
 def test_resident_swapped_recovered_and_new_in_one_prompt(served, prompt, assert_equal):
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     served.serve([prompt])
     push_out(served)
@@ -57,6 +57,34 @@ def test_resident_swapped_recovered_and_new_in_one_prompt(served, prompt, assert
     now = served.prompt_tokens
     assert all(now[source] > before[source] for source in now), now
     assert now["recovered"] - before["recovered"] == 4 * 32
+
+
+@pytest.mark.parametrize("loads_per_step", [1, 4])
+def test_copies_of_a_prompt_are_made_in_stages_while_others_decode(
+    served, prompt, assert_equal, monkeypatch, loads_per_step
+):
+    from vllm_pensieve.testing.served import tokens
+
+    monkeypatch.setattr(served.scheduler, "_loads_per_step", loads_per_step)
+    served.serve([prompt])
+    push_out(served)
+    other_prompt = tokens(40, seed=77)
+    other = served.add(other_prompt, output_tokens=80)
+    served.step()
+    before = served.prompt_tokens
+    name = served.add(prompt)
+    steps = 0
+    while not steps or served.scheduler.restoring:
+        served.step()
+        steps += 1
+    now = served.prompt_tokens
+    swapped, recovered = (now[s] - before[s] for s in ("swapped", "recovered"))
+    assert swapped + recovered == 672 and recovered >= 32
+    assert steps > swapped // 32 // loads_per_step
+    outputs = served.drain()
+    assert_equal(outputs[name], prompt)
+    assert_equal(outputs[other], other_prompt)
+    served.assert_nothing_left()
 
 
 def forget(served, prompt, indexes):

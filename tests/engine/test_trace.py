@@ -8,8 +8,8 @@ pytestmark = pytest.mark.engine
 
 
 def test_requests_and_blocks_are_recorded_and_add_up(serve, tmp_path):
-    from tests.engine.served import tokens
     from vllm_pensieve.analysis.summaries import read_prefix_stats
+    from vllm_pensieve.testing.served import tokens
 
     prefix = tmp_path / "prefix_chat_b32"
     served = serve(
@@ -88,7 +88,7 @@ def test_choices_of_one_prompt_are_one_turn_of_a_session_and_add_up(measured):
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    from tests.engine.served import tokens
+    from vllm_pensieve.testing.served import tokens
 
     served, _ = measured
     prompt = tokens(150, seed=7)
@@ -109,7 +109,7 @@ def test_choices_of_one_prompt_are_one_turn_of_a_session_and_add_up(measured):
 
 def test_blocks_are_recorded_as_often_as_vllm_s_own_metrics_see_them_go(measured):
     """vLLM also counts blocks that were handed out again before they were full, which no trace names."""
-    from tests.engine.served import token_ids, tokens
+    from vllm_pensieve.testing.served import token_ids, tokens
 
     served, prefix = measured
     histories = [tokens(150, seed=seed) for seed in range(6)]

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.engine
 def test_both_report_their_statistics(tiny_model, keep_alive):
     from vllm import LLM
 
-    from tests.engine.served import greedy, tokens
+    from vllm_pensieve.testing.served import greedy, tokens
 
     def engine():
         made = LLM(

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.originals.guide_lines import GUIDE_LINES
-from tests.originals.lines import Done, Line, run_line
-from tests.originals.models import NAMES, make_models
 from vllm_pensieve.bench.plan import ComparePlan, server_arguments
 from vllm_pensieve.cli import main
+from vllm_pensieve.testing.originals.guide_lines import GUIDE_LINES
+from vllm_pensieve.testing.originals.lines import Done, Line, run_line
+from vllm_pensieve.testing.originals.models import NAMES, make_models
 
 LOOPED = ("gpt2", "facebook/opt-125m")
 """What `$model` stands for in the guide's loops."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.originals.models import make_models
+from vllm_pensieve.testing.originals.models import make_models
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "commands.md"
 HEADING = "## The guide's programs"

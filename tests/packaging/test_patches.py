@@ -12,12 +12,12 @@ from tests.packaging.scripts import ROOT, load
 patches = load("vllm_patches")
 
 GENERATOR = """
-from tests.engine.environment import apply
+from vllm_pensieve.testing.environment import apply
 apply()
 import sys
 from pathlib import Path
 from vllm import LLM, SamplingParams
-from tests.engine.models import make_llama
+from vllm_pensieve.testing.models import make_llama
 
 def sampled(step_tokens):
     llm = LLM(str(model), dtype="float32", enforce_eager=True, block_size=32, max_model_len=512,
@@ -32,14 +32,14 @@ assert in_chunks == whole, (in_chunks, whole)
 print("works")
 """
 PREEMPTION = """
-from tests.engine.environment import apply
+from vllm_pensieve.testing.environment import apply
 apply()
 import sys
 from functools import partial
 from pathlib import Path
-from tests.engine.models import make_llama
+from vllm_pensieve.testing.models import make_llama
 from tests.scheduler.test_priority_preemption import MEMORY, false_blocks
-from tests.scheduler.world import World, stock_scheduler
+from vllm_pensieve.testing.world import World, stock_scheduler
 
 world = partial(World, make_llama(Path(sys.argv[1]) / "model"))
 false = [blocks for blocks in MEMORY if false_blocks(world, blocks, scheduler=stock_scheduler)]

@@ -5,7 +5,7 @@ from typing import Any
 
 from vllm.v1.engine import EngineCoreOutput
 
-from tests.scheduler.world import World
+from vllm_pensieve.testing.world import World
 
 
 class Collected:

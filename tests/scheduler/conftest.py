@@ -8,17 +8,16 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def v2_state_on_cpu():
-    from tests.scheduler.device import let_v2_state_run_on_cpu
+def v2_bookkeeping():
+    from vllm_pensieve.testing.device import v2_state_on_cpu
 
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        let_v2_state_run_on_cpu(monkeypatch)
+    with v2_state_on_cpu():
         yield
 
 
 @pytest.fixture(scope="session")
 def make_world(tiny_model: Path) -> Callable:
     """World(...) on the tiny model."""
-    from tests.scheduler.world import World
+    from vllm_pensieve.testing.world import World
 
     return partial(World, tiny_model)

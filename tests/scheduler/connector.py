@@ -8,7 +8,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorMetadata,
 )
 
-from tests.scheduler.device import FakeDevice
+from vllm_pensieve.testing.device import FakeDevice
 
 
 def bringing(tokens: int, asynchronously: bool) -> KVTransferConfig:

@@ -9,7 +9,7 @@ HISTORY, TURN = 400, 40
 
 def play(make_world, *, host_blocks=0, one_shots=False, **settings):
     """Tokens computed and found by each turn after the first of each conversation, and the world."""
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     conversation = -(-(HISTORY + TURNS * (TURN + 4)) // BLOCK)
     world = make_world(

@@ -17,7 +17,7 @@ picks = st.integers(0, 1 << 16)  # which of several, modulo their number
 
 
 def machine(make_world, steps_in_flight, runner, host_tier):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     class Events(RuleBasedStateMachine):
         @initialize(
@@ -27,8 +27,11 @@ def machine(make_world, steps_in_flight, runner, host_tier):
             step_cost_tokens=st.sampled_from([0, 40]),
             host_blocks=st.sampled_from([2, 10, 60]) if host_tier else st.just(0),
             faults=st.sampled_from([0.0, 0.2]) if host_tier else st.just(0.0),
+            loads_per_step=st.sampled_from([None, 1, 4]) if host_tier else st.none(),
         )
-        def start(self, blocks, step_tokens, policy, step_cost_tokens, host_blocks, faults):
+        def start(
+            self, blocks, step_tokens, policy, step_cost_tokens, host_blocks, faults, loads_per_step
+        ):
             self.faults = faults
             self.world = make_world(
                 blocks=blocks,
@@ -39,6 +42,7 @@ def machine(make_world, steps_in_flight, runner, host_tier):
                 runner=runner,
                 settings={"step_cost_tokens": step_cost_tokens},
                 host_blocks=host_blocks,
+                loads_per_step=loads_per_step,
             )
             if host_tier:
                 self.world.host.fail_loads = self.world.host.fail_stores = faults

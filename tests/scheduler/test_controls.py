@@ -20,7 +20,7 @@ def faults_of(make_world, prompt, *, break_scheduler=lambda scheduler: None, **o
 
 @pytest.fixture
 def prompt():
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     return tokens(200)
 
@@ -30,7 +30,7 @@ def test_without_a_break_there_is_no_fault(make_world, prompt):
 
 
 def test_jumping_over_holes_without_computing_them_is_caught(make_world, prompt):
-    from tests.scheduler.breaks import skip_recomputation
+    from vllm_pensieve.testing.breaks import skip_recomputation
 
     assert (
         "reads another prefix at token 32 "
@@ -56,7 +56,7 @@ def test_a_null_block_left_in_a_table_is_caught(make_world, prompt):
 
 
 def test_hashing_a_hole_before_it_is_computed_is_caught(make_world, prompt):
-    from tests.scheduler.breaks import hash_whole_holes_at_once
+    from vllm_pensieve.testing.breaks import hash_whole_holes_at_once
 
     world = make_world(step_tokens=24)
     world.serve(prompt, output_tokens=1)
@@ -69,7 +69,7 @@ def test_hashing_a_hole_before_it_is_computed_is_caught(make_world, prompt):
 
 @pytest.mark.parametrize("steps_in_flight", [1, 2])
 def test_not_telling_the_v2_runner_of_a_jump_is_caught(make_world, prompt, steps_in_flight):
-    from tests.scheduler.breaks import never_resend
+    from vllm_pensieve.testing.breaks import never_resend
 
     def faults(runner):
         return faults_of(
@@ -100,8 +100,8 @@ def test_two_writers_of_a_slot_are_caught(make_world, prompt):
 
 
 def test_stock_vllm_passes_the_same_checks(make_world):
-    from tests.scheduler.traffic import Traffic
-    from tests.scheduler.world import stock_scheduler
+    from vllm_pensieve.testing.traffic import Traffic
+    from vllm_pensieve.testing.world import stock_scheduler
 
     world = make_world(scheduler=stock_scheduler, blocks=140, step_tokens=40)
     counts = Traffic(world, seed=1).play()

@@ -9,11 +9,11 @@ import pytest
 from vllm.config import ModelConfig, VllmConfig
 
 from tests.retention.profiles import a_profile
-from tests.scheduler.world import tokens
 from vllm_pensieve.config import ConfigError, PensieveConfig, profile_folder
 from vllm_pensieve.retention import AnalyticCostModel
 from vllm_pensieve.retention.profile import default_path, write_profile
 from vllm_pensieve.scheduler.costs import Costs, profile_key
+from vllm_pensieve.testing.world import tokens
 
 BLOCK, BLOCK_BYTES = 32, 65536
 

@@ -10,7 +10,7 @@ every_kind = pytest.mark.parametrize(("steps_in_flight", "runner"), KINDS)
 
 @pytest.fixture
 def prompt():
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     return tokens(200)  # 12 full blocks
 
@@ -18,7 +18,7 @@ def prompt():
 @pytest.fixture
 def make(make_world):
     """make(...): a world that publishes, and a router that hears it."""
-    from tests.scheduler.router import Router
+    from vllm_pensieve.testing.router import Router
 
     def start(**options):
         world = make_world(kv_events=True, **options)
@@ -40,7 +40,7 @@ def cached_by(world, prompt):
 
 
 def test_a_block_is_taken_back_with_its_last_copy(make):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world, router = make()
     prompt = tokens(64)
@@ -183,7 +183,7 @@ def test_a_router_never_expects_more_than_the_engine_then_reports(
     make, steps_in_flight, runner, host_blocks, loaded_from
 ):
     """loaded_from: the first block that it is cheaper to load than to compute."""
-    from tests.scheduler.traffic import Traffic
+    from vllm_pensieve.testing.traffic import Traffic
 
     world, router = make(
         blocks=60,

@@ -10,7 +10,7 @@ every_kind = pytest.mark.parametrize(("steps_in_flight", "runner"), KINDS)
 
 @pytest.fixture
 def prompt():
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     return tokens(200)
 
@@ -53,7 +53,7 @@ def test_a_reset_that_succeeds_leaves_nothing_in_either_memory(
 
 
 def test_a_reset_while_blocks_are_held_fails_and_changes_nothing(make_world, prompt):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(blocks=80, host_blocks=300)
     world.serve(prompt)
@@ -76,7 +76,7 @@ def test_a_reset_during_loads_and_walks_spoils_no_answer(
     make_world, prompt, steps_in_flight, runner, steps
 ):
     from tests.scheduler.test_swapping import forget
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(
         blocks=120,
@@ -107,7 +107,7 @@ def test_a_reset_during_loads_and_walks_spoils_no_answer(
 
 @every_kind
 def test_resets_at_any_moment_of_much_traffic(make_world, steps_in_flight, runner):
-    from tests.scheduler.traffic import Traffic
+    from vllm_pensieve.testing.traffic import Traffic
 
     world = make_world(
         blocks=50, host_blocks=100, steps_in_flight=steps_in_flight, runner=runner, step_tokens=64
@@ -138,7 +138,7 @@ def test_clients_that_hang_up_leave_nothing_behind(
     make_world, prompt, tmp_path, steps_in_flight, runner, policy
 ):
     """Many requests end early: while they wait, load, walk, decode, or are preempted."""
-    from tests.scheduler.traffic import Traffic
+    from vllm_pensieve.testing.traffic import Traffic
 
     prefix = tmp_path / "trace"
     world = make_world(

@@ -8,7 +8,7 @@ KINDS = [(1, "v1"), (1, "v2"), (2, "v1"), (2, "v2")]
 @pytest.fixture
 def two_sizes(make_world):
     """A world of such layers, with 300 blocks in host memory."""
-    from tests.scheduler.world import layers_of_two_sizes
+    from vllm_pensieve.testing.kv_cache import layers_of_two_sizes
 
     def make(**options):
         return make_world(
@@ -36,7 +36,7 @@ def test_a_block_is_as_large_as_all_its_layers(two_sizes):
 def test_no_answer_is_wrong_whatever_is_dropped_swapped_or_aborted(
     two_sizes, host_blocks, steps_in_flight, runner
 ):
-    from tests.scheduler.traffic import Traffic
+    from vllm_pensieve.testing.traffic import Traffic
 
     world = two_sizes(host_blocks=host_blocks, steps_in_flight=steps_in_flight, runner=runner)
     counts = Traffic(world, seed=1, eviction_chance=0.3).play()
@@ -51,7 +51,7 @@ def test_no_answer_is_wrong_whatever_is_dropped_swapped_or_aborted(
 def test_all_four_sources_in_one_prompt(two_sizes):
     from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
 
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     prompt = tokens(200)
     world = two_sizes(settings={"load_cost_flops_per_byte": 1e-9})

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def prompt():
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     return tokens(230)
 
@@ -22,8 +22,9 @@ def test_sliding_window_layers_are_a_reason_and_are_scheduled_as_stock_does(make
     import torch
     from vllm.v1.kv_cache_interface import SlidingWindowSpec
 
-    from tests.scheduler.world import BLOCK_TOKENS, stock_scheduler
     from vllm_pensieve.scheduler import make_scheduler
+    from vllm_pensieve.testing.kv_cache import BLOCK_TOKENS
+    from vllm_pensieve.testing.world import stock_scheduler
 
     window = SlidingWindowSpec(
         block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32, sliding_window=64

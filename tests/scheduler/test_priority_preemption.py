@@ -13,7 +13,7 @@ MEMORY = range(18, 28)  # blocks; the whole prompt and its output need 17
 
 def false_blocks(make_world, blocks, *, session=False, break_scheduler=None, **options):
     """Blocks falsely cached after any step while four important requests outgrow the memory of an unimportant one."""
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(
         blocks=blocks,
@@ -44,7 +44,7 @@ def false_blocks(make_world, blocks, *, session=False, break_scheduler=None, **o
 
 
 def test_stock_vllm_leaves_blocks_in_the_cache_that_were_never_computed(make_world):
-    from tests.scheduler.world import stock_scheduler
+    from vllm_pensieve.testing.world import stock_scheduler
 
     assert [
         blocks for blocks in MEMORY if false_blocks(make_world, blocks, scheduler=stock_scheduler)
@@ -55,7 +55,7 @@ def test_stock_vllm_leaves_blocks_in_the_cache_that_were_never_computed(make_wor
     ("session", "found"), [(False, [20]), (True, [18, 19, 20, 21, 22, 23, 24])]
 )
 def test_without_our_hook_the_same_happens_to_us(make_world, session, found):
-    from tests.scheduler.breaks import keep_hashes_at_preemption
+    from vllm_pensieve.testing.breaks import keep_hashes_at_preemption
 
     assert [
         blocks

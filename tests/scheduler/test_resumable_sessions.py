@@ -69,7 +69,7 @@ def serve_again(world, tokens):
 @every_kind
 @pytest.mark.parametrize("edge", [-1, 0, 1])
 def test_pieces_that_end_at_a_block_s_edge(make_world, steps_in_flight, runner, edge):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(steps_in_flight=steps_in_flight, runner=runner, host_blocks=100)
     session = Session(world, "session")
@@ -91,7 +91,7 @@ def test_pieces_that_end_at_a_block_s_edge(make_world, steps_in_flight, runner, 
 @pytest.mark.parametrize("host_blocks", [0, 60])
 def test_sessions_among_other_traffic(make_world, steps_in_flight, runner, host_blocks):
     """What a session dropped is found by nobody, also after it has been in host memory and after holes."""
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(
         blocks=160, host_blocks=host_blocks, steps_in_flight=steps_in_flight, runner=runner,

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def prompt():
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     return tokens(200)
 
@@ -40,7 +40,7 @@ def test_there_is_no_walk_where_the_generator_cannot_be_set_back(make_world, pro
 
 
 def test_a_prompt_waits_for_a_step_that_takes_it_whole(make_world, prompt):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(step_tokens=230)
     other = world.add(tokens(100, seed=1), output_tokens=3)

@@ -17,7 +17,7 @@ def collect(world):
 @every_kind
 def test_what_comes_from_host_memory_is_an_external_hit(make_world, steps_in_flight, runner):
     from tests.scheduler.test_swapping import forget
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     prompt = tokens(200)
     world = make_world(
@@ -52,7 +52,7 @@ def test_counters_agree_under_retries_and_preemptions(
     make_world, tmp_path, steps_in_flight, runner, policy, host_blocks
 ):
     """Prompts that wait for memory are looked up at every step, and some requests are preempted several times."""
-    from tests.scheduler.traffic import Traffic
+    from vllm_pensieve.testing.traffic import Traffic
 
     world = make_world(
         blocks=60,
@@ -102,7 +102,7 @@ def test_counters_agree_under_retries_and_preemptions(
 
 
 def test_an_idle_engine_has_told_everything(make_world):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(blocks=40, host_blocks=60)
     counted = collect(world)
@@ -119,7 +119,7 @@ def test_an_idle_engine_has_told_everything(make_world):
 
 
 def test_blocks_that_cannot_be_loaded_are_counted(make_world):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(blocks=80, host_blocks=300)
     prompt = tokens(200)

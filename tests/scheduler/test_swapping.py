@@ -10,7 +10,7 @@ every_kind = pytest.mark.parametrize(("steps_in_flight", "runner"), KINDS)
 
 @pytest.fixture
 def prompt():
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     return tokens(200)
 
@@ -37,7 +37,7 @@ def test_a_prompt_that_left_gpu_memory_is_loaded_instead_of_computed(
 
 
 def test_all_four_sources_in_one_prompt(make_world, prompt):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(blocks=80, host_blocks=300, settings={"load_cost_flops_per_byte": 1e-9})
     world.serve(prompt)
@@ -86,7 +86,7 @@ def test_without_recovery_what_stands_behind_a_dropped_block_is_not_loaded(make_
 
 
 def test_a_prompt_waits_until_there_is_memory_for_what_it_loads_and_what_is_new(make_world, prompt):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(
         blocks=30,
@@ -127,7 +127,7 @@ def test_nothing_is_copied_ahead_while_enough_of_memory_is_empty(make_world, pro
 def test_copies_ahead_of_time_take_at_most_a_quarter_from_what_host_memory_is_for(
     make_world, host_blocks
 ):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     def swapped_tokens(host_blocks, threshold):
         world = make_world(
@@ -187,7 +187,7 @@ def test_what_is_returned_for_each_prompt_token_is_computed_whatever_the_request
 
 
 def test_a_suspended_request_comes_back_by_copies(make_world):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = make_world(blocks=42, host_blocks=300, whole_sequence_must_fit=False)
     requests = [world.add(tokens(200, seed=i), output_tokens=200) for i in range(3)]
@@ -267,7 +267,7 @@ def test_what_an_aborted_request_computed_on_a_bad_load_is_taken_back(
 def test_no_answer_is_wrong_whatever_is_swapped_dropped_failed_or_aborted(
     make_world, steps_in_flight, runner, policy, faults
 ):
-    from tests.scheduler.traffic import Counts, Traffic
+    from vllm_pensieve.testing.traffic import Counts, Traffic
 
     counts, loaded, stored, failed = Counts(), 0, 0, 0
     for seed in range(3):

@@ -44,7 +44,7 @@ def assert_sources_add_up(world, records):
 
 @pytest.mark.parametrize(("steps_in_flight", "runner"), [(1, "v1"), (2, "v2")])
 def test_requests_under_way_and_waiting_ones_have_a_line_too(traced, steps_in_flight, runner):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = traced(max_requests=2, steps_in_flight=steps_in_flight, runner=runner, host_blocks=5)
     world.serve(tokens(100))
@@ -67,7 +67,7 @@ def test_requests_under_way_and_waiting_ones_have_a_line_too(traced, steps_in_fl
 
 
 def test_an_end_that_fails_ends_the_engine_all_the_same(traced, caplog_vllm):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = traced()
     world.add(tokens(100))
@@ -79,7 +79,7 @@ def test_an_end_that_fails_ends_the_engine_all_the_same(traced, caplog_vllm):
 
 
 def test_choices_of_one_request_are_one_turn_however_little_memory_there_is(traced):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = traced(blocks=24, max_requests=8, host_blocks=4)
     prompt = tokens(100)
@@ -101,7 +101,7 @@ def test_choices_of_one_request_are_one_turn_however_little_memory_there_is(trac
 
 
 def test_a_session_of_several_inputs_is_one_line_whose_sources_add_up(traced):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     world = traced()
     world.add(tokens(100), name="streamed", resumable=True)

@@ -10,7 +10,7 @@ every_kind = pytest.mark.parametrize(("steps_in_flight", "runner"), KINDS)
 
 def play(make_world, seeds, world_options, **traffic_options):
     """Play the seeds in worlds of varying size; return the summed counts, recovered tokens and position jumps."""
-    from tests.scheduler.traffic import Counts, Traffic
+    from vllm_pensieve.testing.traffic import Counts, Traffic
 
     counts, recovered, jumps = Counts(), 0, 0
     for seed in seeds:

@@ -32,7 +32,7 @@ def after_losing(make_world, holes, prompt, **kwargs):
 
 
 def prompt_of(count):
-    from tests.scheduler.world import tokens
+    from vllm_pensieve.testing.world import tokens
 
     return tokens(count)
 

@@ -80,6 +80,26 @@ def test_held_copies_never_give_way(tier):
     tier.check_integrity()
 
 
+def test_what_a_step_has_left_is_noticed(tier):
+    (slot,) = fill(tier, "a")
+    swapper = Swapper(tier, order())
+    swapper.check_integrity(unused={1}, idle=True)
+    tier.block_gone(slot, 0.0)
+    tier.hold([slot])
+    swapper.check_integrity(unused={1})
+    with pytest.raises(AssertionError):
+        swapper.check_integrity(unused={1}, idle=True)
+    tier.release([slot])
+    swapper.evicted([(1, "b", 0, 0.0)])
+    with pytest.raises(AssertionError):
+        swapper.check_integrity(unused={1}, idle=True)
+    swapper.take_plan(ahead=0)
+    swapper.check_integrity(unused={1}, idle=True)
+    swapper.idle([2], ["c"], [0], 0.0)
+    with pytest.raises(AssertionError):
+        swapper.check_integrity(unused={1})
+
+
 def test_a_held_copy_whose_block_is_loaded_meanwhile_is_a_busy_one_when_released(tier):
     slots = fill(tier)
     tier.block_gone(slots[0], 0.0)
@@ -252,7 +272,7 @@ class PoolAndTier(RuleBasedStateMachine):
     @invariant()
     def nothing_contradicts(self):
         if hasattr(self, "swapper"):
-            self.swapper.check_integrity()
+            self.swapper.check_integrity(unused=set(self.idle))
 
     @invariant()
     def unused_blocks_are_copied_in_the_order_in_which_they_will_leave(self):

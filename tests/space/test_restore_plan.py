@@ -15,6 +15,7 @@ from vllm_pensieve.space.restore_plan import (
     RestorePlan,
     Run,
     Source,
+    compute_while_loading,
     plan_restore,
 )
 from vllm_pensieve.space.restoring import Restoring
@@ -96,6 +97,51 @@ def test_no_other_choice_is_cheaper(pattern, step_cost_tokens, load):
     ours = price(pattern, used_by(plan, len(pattern)), step_cost_tokens, load)
     cheapest = min(price(pattern, c, step_cost_tokens, load) for c in choices(pattern))
     assert ours == pytest.approx(cheapest)
+
+
+# -- loads that take several steps
+
+
+def with_loads_of(load, pattern):
+    costs = costs_of(load=load)
+    plan = plan_restore(found_as(pattern), costs)
+    staged = compute_while_loading(plan, costs)
+    staged.check_integrity()
+    return plan, staged, costs
+
+
+@given(st.text("#s.", max_size=12), st.floats(0.0, 200.0))
+def test_copying_and_computing_at_once_is_as_short_as_it_can_be(pattern, load):
+    plan, staged, costs = with_loads_of(load, pattern)
+    if not plan.loads:
+        return
+
+    def longer(computed):
+        """Of both, if so many swapped blocks are computed, the first ones."""
+        swapped = [i for run in plan.loads for i in range(run.start, run.end)]
+        alone = [i for run in plan.holes for i in range(run.start, run.end)]
+        computing = sum(costs.recompute(i, i + 1) for i in alone + swapped[:computed])
+        return max(computing, load * (len(swapped) - computed))
+
+    count = plan.blocks(S)
+    starts_with_a_hole = bool(plan.holes) and plan.holes[0].start < plan.loads[0].start
+    best = min(longer(n) for n in range(0 if starts_with_a_hole else 1, count + 1))
+    assert longer(count - staged.blocks(S)) == pytest.approx(best)
+    assert not staged.loads or staged.holes[0].start < staged.loads[0].start
+
+
+def test_of_what_is_copied_for_long_the_front_is_computed():
+    load = COST.span(0, BLOCK) * 2
+    _, staged, costs = with_loads_of(load, "#" + "s" * 30)
+    (hole,), (copied,) = staged.holes, staged.loads
+    assert hole.start == 1 and hole.end == copied.start and copied.end == 31
+    difference = costs.recompute(hole.start, hole.end) - load * len(copied)
+    assert abs(difference) < load + costs.recompute(hole.end, hole.end + 1)
+
+
+def test_a_copy_that_costs_nothing_leaves_one_block_to_compute():
+    assert with_loads_of(0.0, "s" * 9)[1].runs == (Run(D, 0, 1), Run(S, 1, 9))
+    assert with_loads_of(0.0, ".ss#s")[1].runs == plan_of(".ss#s").runs
 
 
 # -- many stretches

@@ -7,7 +7,7 @@ import torch
 @pytest.fixture(scope="module")
 def world(tiny_model):
     """With 300 blocks in host memory."""
-    from tests.scheduler.world import World
+    from vllm_pensieve.testing.world import World
 
     return World(tiny_model, blocks=80, host_blocks=300)
 
@@ -21,10 +21,10 @@ def worker_side(world, spec):
     """The connector of a worker whose layers are these."""
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 
-    from tests.scheduler.world import worker_kv_cache_config
     from vllm_pensieve.swap.connector import PensieveConnector
+    from vllm_pensieve.testing.kv_cache import attention_spec, worker_kv_cache_config
 
-    config = worker_kv_cache_config(80, spec)
+    config = worker_kv_cache_config(80, spec or attention_spec())
     return PensieveConnector(world.scheduler.vllm_config, KVConnectorRole.WORKER, config)
 
 
@@ -39,8 +39,8 @@ def test_a_worker_with_a_layer_that_the_scheduler_cannot_see_is_refused_with_the
 ):
     from vllm.v1.kv_cache_interface import UniformTypeKVCacheSpecs
 
-    from tests.scheduler.world import BLOCK_TOKENS, attention_spec
     from vllm_pensieve.swap.connector import HostTierMismatchError
+    from vllm_pensieve.testing.kv_cache import BLOCK_TOKENS, attention_spec
 
     class NewKindOfSpec(type(attention_spec())):
         pass
@@ -60,8 +60,8 @@ def test_a_worker_with_a_layer_that_the_scheduler_cannot_see_is_refused_with_the
 
 
 def test_a_worker_with_larger_blocks_is_refused(world, scheduler_side):
-    from tests.scheduler.world import attention_spec
     from vllm_pensieve.swap.connector import HostTierMismatchError
+    from vllm_pensieve.testing.kv_cache import attention_spec
 
     told = {(0, 0): worker_side(world, attention_spec(head_size=3)).get_handshake_metadata()}
     with pytest.raises(HostTierMismatchError, match="holds 100;"):
@@ -79,12 +79,12 @@ def test_pipeline_stages_without_a_host_tier_agree(world, monkeypatch):
     """Prefixes are plain there; vLLM's own check would refuse any connector."""
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 
-    from tests.scheduler.world import worker_kv_cache_config
     from vllm_pensieve.swap.connector import PensieveConnector
+    from vllm_pensieve.testing.kv_cache import attention_spec, worker_kv_cache_config
 
     vllm_config = world.scheduler.vllm_config
     monkeypatch.setattr(vllm_config.parallel_config, "pipeline_parallel_size", 2)
-    config = worker_kv_cache_config(80, None)
+    config = worker_kv_cache_config(80, attention_spec())
     scheduler, worker = (
         PensieveConnector(vllm_config, role, config)
         for role in (KVConnectorRole.SCHEDULER, KVConnectorRole.WORKER)

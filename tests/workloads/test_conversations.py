@@ -77,7 +77,7 @@ def test_text_has_exactly_the_length_asked_for(characters):
 
 
 def test_what_a_chat_template_adds_to_a_message_is_counted(tmp_path):
-    from tests.engine.models import save_tokenizer
+    from vllm_pensieve.testing.models import save_tokenizer
     from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
 
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')

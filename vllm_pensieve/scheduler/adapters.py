@@ -124,7 +124,7 @@ class AdaptersMixin(SwappingMixin, TracingMixin):
     def _forget_content(self, key: Any) -> None:
         pool = self.kv_cache_manager.block_pool
         if self.swapper is not None and (slot := self.swapper.host.find(key)) is not None:
-            self.swapper.host.discard([slot])
+            self._discard([slot])
         while (block := pool.cached_block_hash_to_block.get_one_block(key)) is not None:
             pool.evict_blocks({block.block_id})
 

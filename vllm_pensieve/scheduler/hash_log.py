@@ -43,6 +43,11 @@ class HashLog(BlockWatcher):
         """The oldest step in flight had no bad load, or what it led to has been taken back."""
         self._steps.popleft()
 
+    @property
+    def steps_in_flight(self) -> int:
+        """Steps that went to the workers and are not done."""
+        return len(self._steps)
+
     def entries(self) -> list[Hashed]:
         """Everything since the oldest step in flight was built."""
         return [entry for step in (*self._steps, self._current) for entry in step]

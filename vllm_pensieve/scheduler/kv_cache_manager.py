@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 from vllm.utils.math_utils import cdiv
@@ -14,7 +14,15 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
-from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Run, Source, plan_restore
+from vllm_pensieve.scheduler.made_anew import made_anew
+from vllm_pensieve.space.restore_plan import (
+    RestoreCosts,
+    RestorePlan,
+    Run,
+    Source,
+    compute_while_loading,
+    plan_restore,
+)
 from vllm_pensieve.space.restoring import Restoring
 
 if TYPE_CHECKING:
@@ -32,15 +40,21 @@ if TYPE_CHECKING:
 class Lookup:
     """What a lookup found, and what it depends on: a waiting request is looked up again at every step."""
 
-    depends_on: tuple[int, int, int]
+    depends_on: tuple[int | None, ...]
     found: tuple[KVCacheBlocks, int, int]
     restoring: Restoring | None
 
 
 class PensieveKVCacheManager(KVCacheManager):
-    """A KVCacheManager that finds cached blocks after dropped ones and copies of blocks in host memory."""
+    """A KVCacheManager that finds cached blocks after dropped ones and copies of blocks in host memory.
+
+    loads_per_step: blocks that a step may copy from host memory; None for as many as there are.
+    loads_planned: blocks that the step being built copies so far.
+    """
 
     block_pool: PensieveBlockPool
+    loads_per_step: int | None
+    loads_planned: int
 
     @classmethod
     def adopt(
@@ -54,16 +68,15 @@ class PensieveKVCacheManager(KVCacheManager):
         restoring: dict[str, Restoring],
         may_jump: Callable[[Request], bool],
         external_stats: Callable[[], PrefixCacheStats | None],
-    ) -> None:
-        """Turn a new manager, whose pool is ours already, into one of ours in place.
+    ) -> PensieveKVCacheManager:
+        """One of ours in place of a new one, whose pool is ours already. Nothing but a scheduler refers to the old one.
 
         requests: the scheduler's. restoring: the scheduler's, too; a request that is freed is taken out of it.
         may_jump: whether the model runner can compute a request's prefill in several parts.
         external_stats: what vLLM counted of lookups outside GPU memory since its last report; None without a connector.
         """
-        assert type(manager) is KVCacheManager, type(manager)
-        manager.__class__ = cls
-        manager = cast(PensieveKVCacheManager, manager)
+        manager = made_anew(cls, manager)
+        manager.loads_per_step, manager.loads_planned = None, 0
         manager._lookups = {}  # of waiting requests
         manager._requests = requests
         manager._restoring = restoring
@@ -75,13 +88,19 @@ class PensieveKVCacheManager(KVCacheManager):
         manager._may_jump = may_jump
         manager._external_stats = external_stats
         manager._attention = HoleFillingManager.adopt(manager)
+        return manager
 
     # -- lookup
 
     @override
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
         host_version = self._swapper.host.version if self._swapper else 0
-        now = (self.block_pool.content_version, host_version, request.num_tokens)
+        now = (
+            self.block_pool.content_version,
+            host_version,
+            request.num_tokens,
+            self.loads_per_step,
+        )
         lookup = self._lookups.get(request.request_id)
         if lookup is None or lookup.depends_on != now:
             lookup = Lookup(now, *self._look_up(request))
@@ -116,6 +135,10 @@ class PensieveKVCacheManager(KVCacheManager):
         if not costs.recovery:
             del found[first_zero(found) :]
         plan = plan_restore(bytes(found).rstrip(b"\0"), costs)
+        in_stages = costs.recovery and self._exceeds_a_step(plan)
+        if in_stages:
+            plan = compute_while_loading(plan, costs)
+            in_stages = self._exceeds_a_step(plan)
         del table[plan.end :]
         for run in chain(plan.holes, plan.loads):
             table[run.start : run.end] = [pool.null_block] * len(run)
@@ -127,6 +150,19 @@ class PensieveKVCacheManager(KVCacheManager):
             missing=sorted(chain.from_iterable(map(_indexes, chain(plan.holes, plan.loads)))),
             slots=[slots[index] for run in plan.loads for index in _indexes(run)],
             block_size=size,
+            in_stages=in_stages,
+        )
+
+    def _exceeds_a_step(self, plan: RestorePlan) -> bool:
+        return self.loads_per_step is not None and plan.blocks(Source.SWAPPED) > self.loads_per_step
+
+    def may_load(self, restoring: Restoring) -> bool:
+        """Whether the step being built may admit a request, by what it has planned to copy already."""
+        return (
+            restoring.in_stages
+            or self.loads_per_step is None
+            or not self.loads_planned
+            or self.loads_planned + len(restoring.slots) <= self.loads_per_step
         )
 
     @override
@@ -163,11 +199,10 @@ class PensieveKVCacheManager(KVCacheManager):
 
         resident: the blocks that are there, which nothing can evict any more.
         """
-        pool, size = self.block_pool, self._costs.block_size
         # What is evicted to make room goes to the host tier and must not take the place of what will be loaded.
         if self._swapper is not None:
             self._swapper.host.hold(restoring.slots)
-        blocks = pool.get_new_blocks(len(restoring.missing))
+        blocks = self.block_pool.get_new_blocks(len(restoring.missing))
         # In ascending order neighbours are often neighbours in memory, which copy faster.
         blocks.sort(key=lambda block: block.block_id)
         new, kept = iter(blocks), iter(resident)
@@ -176,15 +211,45 @@ class PensieveKVCacheManager(KVCacheManager):
             source = kept if run.source is Source.RESIDENT else new
             table.extend(islice(source, len(run)))
         request = self._requests[request_id]
-        slots = iter(restoring.slots)
-        for run in restoring.plan.loads:
+        if self._swapper is not None:
+            self._swapper.defer_stores([block.block_id for block in blocks])
+        if self._swapper is not None and not restoring.in_stages:
+            self.loads_planned += len(restoring.slots)
+            for index, slot in restoring.begin(len(restoring.slots)):
+                self._swapper.load(slot, table[index].block_id)
             # The workers will have loaded it before anything reads it.
-            pool.cache_full_blocks(request, table, run.start, run.end, size, 0)
-            assert self._swapper is not None
-            for block in table[run.start : run.end]:
-                self._swapper.load(next(slots), block.block_id)
+            self._hash(request, table, restoring.arrive())
         self.hash_chunk(request, restoring, table)
         return table
+
+    def prefetch(self, request: Request, restoring: Restoring, count: int) -> int:
+        """Have the step being built make copies that the request waits for; returns how many, `count` at most.
+
+        Of the next blocks the first that are free to be written are loaded; the others must be stored before.
+        """
+        assert self._swapper is not None
+        table = self._attention.req_to_blocks[request.request_id]
+        waiting = restoring.loads(restoring.begun, len(restoring.slots))
+        tables = (table[run.start : run.end] for run in waiting)
+        block_ids = [block.block_id for block in islice(chain.from_iterable(tables), count)]
+        deferred = list(filter(self._swapper.is_deferred, block_ids))
+        loads = block_ids.index(deferred[0]) if deferred else len(block_ids)
+        for index, slot in restoring.begin(loads):
+            self._swapper.prefetch(slot, table[index].block_id)
+        for block_id in deferred:
+            self._swapper.store_ahead_of_writing(block_id)
+        return loads + len(deferred)
+
+    def loads_arrived(self, request: Request, restoring: Restoring) -> None:
+        """What the step before loaded may be read from now on, by others, too."""
+        table = self._attention.req_to_blocks[request.request_id]
+        self._hash(request, table, restoring.arrive())
+
+    def _hash(self, request: Request, table: list[KVCacheBlock], runs: Iterable[Run]) -> None:
+        for run in runs:
+            self.block_pool.cache_full_blocks(
+                request, table, run.start, run.end, self._costs.block_size, 0
+            )
 
     def hash_chunk(
         self, request: Request, restoring: Restoring, table: list[KVCacheBlock] | None = None
@@ -197,6 +262,9 @@ class PensieveKVCacheManager(KVCacheManager):
         if table is None:
             table = self._attention.req_to_blocks[request.request_id]
         self.block_pool.cache_full_blocks(request, table, start, end, size, 0)
+        if self._swapper is not None:
+            written = table[start : cdiv(restoring.chunk[1], size)]
+            self._swapper.will_be_written(block.block_id for block in written)
         if self.block_pool.announcer is not None and restoring.chunk[1] == restoring.holes[0][1]:
             following = restoring.holes[1][0] if len(restoring.holes) > 1 else restoring.end
             self.block_pool.announcer.reached(request, end, following // size, 0)
@@ -227,7 +295,11 @@ class PensieveKVCacheManager(KVCacheManager):
         return super().pop_blocks_for_free(request)
 
     def _drop_plan(self, request_id: str) -> None:
-        self._restoring.pop(request_id, None)
+        restoring = self._restoring.pop(request_id, None)
+        if restoring is not None and self._swapper is not None:
+            self._swapper.host.release(restoring.slots[restoring.begun :])
+            table = self._attention.req_to_blocks[request_id]
+            self._swapper.will_be_written(block.block_id for block in table)
         self._lookups.pop(request_id, None)
 
     @override
@@ -292,12 +364,11 @@ class HoleFillingManager(FullAttentionManager):
 
     @classmethod
     def adopt(cls, manager: PensieveKVCacheManager) -> HoleFillingManager:
-        """Turn the only one of a manager's attention managers into one of ours in place."""
-        (attention,) = manager.coordinator.single_type_managers
-        assert type(attention) is FullAttentionManager, type(attention)
-        attention.__class__ = cls
-        attention = cast(HoleFillingManager, attention)
+        """One of ours in place of the only one that a manager's coordinator has."""
+        (stock,) = manager.coordinator.single_type_managers
+        attention = made_anew(cls, stock)
         attention._manager = manager
+        manager.coordinator.single_type_managers = (attention,)
         return attention
 
     @override

@@ -111,7 +111,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         if pool.announcer is not None:
             blocks = cdiv(self.max_model_len, block_size)
             pool.announcer.load_from(restore_costs.first_worth_loading(blocks) * block_size)
-        PensieveKVCacheManager.adopt(
+        self.kv_cache_manager = PensieveKVCacheManager.adopt(
             manager,
             self.pensieve_stats,
             restore_costs,
@@ -122,6 +122,8 @@ class PensieveMixin(AdaptersMixin, Scheduler):
             self.may_jump,
             lambda: self.connector_prefix_cache_stats,
         )
+        if self.connector is not None:
+            self.connector.bind_kv_cache_manager(self.kv_cache_manager)
         if not config.recovery:
             self.plain_prefixes_because = "recovery is switched off"
         logger.info(
@@ -193,6 +195,10 @@ class PensieveMixin(AdaptersMixin, Scheduler):
         )
         restoring = self.restoring.get(request.request_id)
         if restoring is not None:
+            if request.status != RequestStatus.RUNNING and not self.kv_cache_manager.may_load(
+                restoring
+            ):
+                return 0  # the next step
             num_new_tokens = restoring.clip(num_computed_tokens, num_new_tokens)
             if request.status == RequestStatus.RUNNING:  # it has the blocks for it already
                 self.kv_cache_manager.hash_chunk(request, restoring)
@@ -263,6 +269,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
     @override
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         self._clock.tick()
+        self._begin_loads()
         return super().schedule(*args, **kwargs)
 
     # -- statistics

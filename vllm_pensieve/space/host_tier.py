@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
 
@@ -58,6 +58,7 @@ class HostTier:
         self._busy: OrderedDict[int, None] = OrderedDict()
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._held: dict[int, tuple[Beside, float]] = {}  # state to enter when released, last use
+        self._holders: Counter[int] = Counter()
         self._free = list(range(num_slots - 1, -1, -1))
         self._slot_of: dict[Hashable, int] = {}
         self._key_of: dict[int, Hashable] = {}
@@ -153,17 +154,29 @@ class HostTier:
     # -- loading
 
     def hold(self, slots: Iterable[int]) -> None:
-        """Keep these only copies from giving way until they are released."""
+        """Keep these copies from giving way until everyone who holds them has released them.
+
+        A slot is held from an only copy on. One that is discarded meanwhile is found by nobody, and not used anew.
+        """
         for slot in slots:
-            last_use_s = self._last_use_s[slot]
-            self._leave_state(slot)
-            self._held[slot] = (Beside.NOTHING, last_use_s)
+            self._holders[slot] += 1
+            if slot not in self._held:
+                last_use_s = self._last_use_s[slot]
+                self._leave_state(slot)
+                self._held[slot] = (Beside.NOTHING, last_use_s)
 
     def release(self, slots: Iterable[int]) -> None:
         """Their step is built, or they are not wanted after all."""
         for slot in slots:
-            if slot in self._held:
-                self._enter(slot, *self._held.pop(slot))
+            self._holders[slot] -= 1
+            if self._holders[slot]:
+                continue
+            del self._holders[slot]
+            state = self._held.pop(slot)
+            if slot in self._key_of:
+                self._enter(slot, *state)
+            else:
+                self._free.append(slot)
 
     # -- giving up
 
@@ -174,7 +187,8 @@ class HostTier:
                 if self._on_dropped is not None and self._is_only(slot):
                     self._on_dropped(self._key_of[slot])
                 self._forget(slot)
-                self._free.append(slot)
+                if slot not in self._held:
+                    self._free.append(slot)
 
     def clear(self) -> None:
         """Give up every copy."""
@@ -185,7 +199,8 @@ class HostTier:
         return slot in self._only or (held is not None and held[0] is Beside.NOTHING)
 
     def _forget(self, slot: int) -> None:
-        self._leave_state(slot)
+        if slot not in self._held:
+            self._leave_state(slot)
         self._only.forget(slot)
         key = self._key_of.pop(slot)
         del self._slot_of[key], self._position_of[slot]
@@ -197,8 +212,6 @@ class HostTier:
             del self._busy[slot]
         elif slot in self._idle:
             del self._idle[slot]
-        elif slot in self._held:
-            del self._held[slot]
         elif slot in self._only:
             self._only.remove(slot)
             del self._last_use_s[slot]
@@ -208,19 +221,28 @@ class HostTier:
     @property
     def only_copies(self) -> int:
         """Blocks that are nowhere but here."""
-        held = sum(state is Beside.NOTHING for state, _ in self._held.values())
+        held = sum(
+            state is Beside.NOTHING and slot in self._key_of
+            for slot, (state, _) in self._held.items()
+        )
         return len(self._only) + held
 
     def __len__(self) -> int:
         return len(self._slot_of)
 
-    def check_integrity(self) -> None:
-        """AssertionError if a slot is in two states or none, or the indexes contradict each other. For tests."""
+    def check_integrity(self, idle: bool = False) -> None:
+        """AssertionError if a slot is in two states or none, or the indexes contradict each other. For tests.
+
+        idle: no block is in use, so no slot may be held.
+        """
         self._only.check_integrity()
         only = set(self._only.peek(len(self._only), math.inf))
         states = [set(self._free), set(self._busy), set(self._idle), set(self._held), only]
         assert sum(map(len, states)) == self.num_slots == len(set().union(*states))
-        assert set(self._key_of) == set(range(self.num_slots)) - states[0]
+        in_use = set(range(self.num_slots)) - states[0]
+        assert in_use - set(self._held) <= set(self._key_of) <= in_use
+        assert set(self._holders) == set(self._held)
         assert set(self._position_of) == set(self._key_of)
         assert set(self._last_use_s) == only
         assert {key: slot for slot, key in self._key_of.items()} == self._slot_of
+        assert not idle or not (self._held or self._busy)

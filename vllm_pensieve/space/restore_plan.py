@@ -134,6 +134,51 @@ def plan_restore(found: bytes, costs: RestoreCosts) -> RestorePlan:
     return RestorePlan(_runs(found, zip(stretches, reversed(is_used), strict=True)))
 
 
+def compute_while_loading(plan: RestorePlan, costs: RestoreCosts) -> RestorePlan:
+    """The same prefix where its copies take several steps: from the front, swapped blocks are computed meanwhile.
+
+    Copying and computing go on at the same time, so what counts is the longer of the two: so many swapped blocks are
+    computed that both take about as long. At least one is where the plan would load before it computes, since a
+    request is admitted with something to compute.
+    """
+    if not plan.loads:
+        return plan
+    swapped = plan.blocks(Source.SWAPPED)
+    holes = sum(costs.recompute(hole.start, hole.end) for hole in plan.holes)
+
+    def longer(computed: int) -> float:
+        return max(holes + _cost_of_first(plan, computed, costs), costs.load * (swapped - computed))
+
+    counts = range(swapped + 1)
+    computed = bisect_left(
+        counts,
+        True,
+        key=lambda n: holes + _cost_of_first(plan, n, costs) >= costs.load * (swapped - n),
+    )
+    computed = min((n for n in (computed - 1, computed) if n in counts), key=longer)
+    if not plan.holes or plan.loads[0].start < plan.holes[0].start:
+        computed = max(computed, 1)
+    sources = bytearray()
+    for run in plan.runs:
+        sources += bytes([run.source]) * len(run)
+    for run in plan.loads:
+        count = min(computed, len(run))
+        sources[run.start : run.start + count] = bytes(count)
+        computed -= count
+    runs = _equal_runs(bytes(sources))
+    return RestorePlan(runs if runs[-1].source else runs[:-1])
+
+
+def _cost_of_first(plan: RestorePlan, count: int, costs: RestoreCosts) -> float:
+    """To compute the first swapped blocks of a plan."""
+    cost = 0.0
+    for run in plan.loads:
+        end = min(run.start + count, run.end)
+        cost += costs.recompute(run.start, end)
+        count -= end - run.start
+    return cost
+
+
 _Way: TypeAlias = tuple[float, "tuple[bool, _Way] | None"]
 
 
@@ -191,8 +236,14 @@ def _runs(found: bytes, choices: Iterator[tuple[_Stretch, bool]]) -> tuple[Run, 
         if not is_used:
             extend(Source.RECOMPUTED, stretch.start, stretch.end)
             continue
-        for match in EQUAL_BYTES.finditer(found, stretch.start, stretch.end):
-            extend(Source(found[match.start()]), *match.span())
+        for run in _equal_runs(found, stretch.start, stretch.end):
+            extend(run.source, run.start, run.end)
     if runs and runs[-1].source is Source.RECOMPUTED:
         runs.pop()
     return tuple(runs)
+
+
+def _equal_runs(found: bytes, start: int = 0, end: int | None = None) -> tuple[Run, ...]:
+    """The runs of blocks [start, end) as they were found."""
+    matches = EQUAL_BYTES.finditer(found, start, len(found) if end is None else end)
+    return tuple(Run(Source(found[match.start()]), *match.span()) for match in matches)

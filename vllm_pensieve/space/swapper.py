@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence, Set
 
 from typing_extensions import override
 
@@ -20,6 +20,9 @@ class Swapper(BlockWatcher):
     their own, in which they stand as in the pool's: its first are copied ahead of time, so that a block that must leave
     is clean by then. (An unused block whose copy gave way does not come back into that order; it is stored when it is
     evicted.)
+
+    A block that leaves is stored before it is written. Where it is given to a request that writes it only in a later
+    step, the store is deferred until then, or made ahead of time; who reads its slot before has it made at once.
 
     stored_blocks, loaded_blocks: copies planned so far. evicted_blocks: blocks that left GPU memory;
     evicted_to_nowhere: those of them of which no copy stayed.
@@ -41,7 +44,11 @@ class Swapper(BlockWatcher):
         self._dirty_key: dict[int, tuple[Hashable, int]] = {}  # block -> key, position
         # Slot -> block: a copy may give way to another in the step that plans it.
         self._stores: dict[int, int] = {}
+        self._ahead: dict[int, int] = {}
+        self._deferred: dict[int, int] = {}
+        self._deferred_block: dict[int, int] = {}  # block -> slot: the same, from the other side
         self._loads: dict[int, int] = {}  # block -> slot
+        self._prefetches: dict[int, int] = {}  # block -> slot
 
     # -- what happens to blocks of the GPU pool
 
@@ -84,7 +91,7 @@ class Swapper(BlockWatcher):
     @override
     def overwritten(self, block_id: int) -> None:
         # A step admits requests after it has preempted others, so what it loads is in use until it is built.
-        assert block_id not in self._loads, block_id
+        assert block_id not in self._loads and block_id not in self._prefetches, block_id
         self._no_longer_dirty(block_id)
         self._dirty.forget(block_id)
 
@@ -100,6 +107,7 @@ class Swapper(BlockWatcher):
                 continue
             slot = host.store(key, position, now_s, last_use_s)
             if slot is not None:
+                self._forget_store(slot)
                 self._stores[slot] = block_id
             else:
                 self.evicted_to_nowhere += 1
@@ -135,9 +143,62 @@ class Swapper(BlockWatcher):
     def load(self, slot: int, block_id: int) -> None:
         """Copy a held slot into a newly allocated block in the step being built."""
         assert block_id not in self._loads, block_id
+        self.will_be_written((block_id,))
+        self._will_be_read(slot)
         self._loads[block_id] = slot
 
+    def prefetch(self, slot: int, block_id: int) -> None:
+        """Copy a held slot into a block that no step reads before the next one."""
+        assert block_id not in self._prefetches, block_id
+        assert block_id not in self._deferred_block, block_id
+        self._will_be_read(slot)
+        self._prefetches[block_id] = slot
+
+    # -- stores that may wait
+
+    def defer_stores(self, block_ids: Collection[int]) -> None:
+        """Of blocks that left in the step being built and are written in later ones: `will_be_written` says when."""
+        own = set(block_ids)
+        for slot, block_id in [entry for entry in self._stores.items() if entry[1] in own]:
+            del self._stores[slot]
+            self._deferred[slot] = block_id
+            self._deferred_block[block_id] = slot
+
+    def is_deferred(self, block_id: int) -> bool:
+        """Whether a block must still be stored before it may be written."""
+        return block_id in self._deferred_block
+
+    def will_be_written(self, block_ids: Iterable[int]) -> None:
+        """The step being built writes these blocks, or nobody knows any more when they are written."""
+        if self._deferred:
+            for block_id in block_ids:
+                slot = self._deferred_block.pop(block_id, None)
+                if slot is not None:
+                    self._stores[slot] = self._deferred.pop(slot)
+
+    def store_ahead_of_writing(self, block_id: int) -> None:
+        """Make a deferred store alongside the step being built, so that the next one may write the block."""
+        slot = self._deferred_block.pop(block_id)
+        self._ahead[slot] = self._deferred.pop(slot)
+
+    def _will_be_read(self, slot: int) -> None:
+        if slot in self._deferred:
+            self.will_be_written((self._deferred[slot],))
+
+    def _forget_store(self, slot: int) -> None:
+        """The slot is given to another copy."""
+        block_id = self._deferred.pop(slot, None)
+        if block_id is not None:
+            del self._deferred_block[block_id]
+        self._stores.pop(slot, None)
+        self._ahead.pop(slot, None)
+
     # -- the step is built
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether copies for a request that waits for them are made alongside the step being built."""
+        return bool(self._prefetches or self._ahead)
 
     @property
     def dirty_blocks(self) -> int:
@@ -150,12 +211,13 @@ class Swapper(BlockWatcher):
         plan = SwapPlan(
             tuple((block_id, slot) for slot, block_id in self._stores.items()),
             tuple((slot, block_id) for block_id, slot in self._loads.items()),
-            tuple(ahead_of_time),
+            tuple((slot, block_id) for block_id, slot in self._prefetches.items()),
+            (*((block_id, slot) for slot, block_id in self._ahead.items()), *ahead_of_time),
         )
-        self.host.release(self._loads.values())
-        self._stores, self._loads = {}, {}
+        self.host.release((*self._loads.values(), *self._prefetches.values()))
+        self._stores, self._ahead, self._loads, self._prefetches = {}, {}, {}, {}
         self.stored_blocks += len(plan.stores) + len(plan.ahead)
-        self.loaded_blocks += len(plan.loads)
+        self.loaded_blocks += len(plan.loads) + len(plan.prefetches)
         return plan
 
     def _store_ahead(self, count: int) -> list[tuple[int, int]]:
@@ -171,13 +233,18 @@ class Swapper(BlockWatcher):
             if self.host.find(key) is None:  # another block may have held the same
                 slot = self.host.store(key, position, now_s)
                 assert slot is not None
-                self._stores.pop(slot, None)
+                self._forget_store(slot)
                 copies.append((block_id, slot))
         return copies
 
-    def check_integrity(self) -> None:
-        """AssertionError if the indexes contradict each other. For tests."""
-        self.host.check_integrity()
+    def check_integrity(self, unused: Set[int], idle: bool = False) -> None:
+        """AssertionError if the indexes contradict each other. For tests.
+
+        unused: the pool's hashed blocks that nobody uses. idle: no step is being built, so no copy may be planned.
+        """
+        self.host.check_integrity(idle)
         self._dirty.check_integrity()
+        assert {block: slot for slot, block in self._deferred.items()} == self._deferred_block
         dirty = set(self._dirty.peek(len(self._dirty), float("inf")))
-        assert dirty == set(self._dirty_key)
+        assert dirty == set(self._dirty_key) <= unused
+        assert not idle or not (self._stores or self._loads)

@@ -47,10 +47,12 @@ class HostTierOfWorker(KVConnectorHandshakeMetadata):
     """What a worker reports to the scheduler once at start.
 
     num_slots: blocks that its host memory holds. plain_because: why it takes prefixes for plain, or None.
+    load_bytes_per_s: how fast it copies from there, measured; None if it was not.
     """
 
     num_slots: int
     plain_because: str | None
+    load_bytes_per_s: float | None = None
 
 
 @dataclass
@@ -132,7 +134,10 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
     """Carries plans. What is looked up, kept and moved is decided in the scheduler, which finds swapped blocks itself.
 
     num_slots: blocks that host memory holds.
+    load_bytes_per_s: how fast the slowest worker copies from host memory; None before all have reported.
     """
+
+    load_bytes_per_s: float | None = None
 
     def __init__(
         self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig
@@ -173,7 +178,8 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata:
         """vLLM asks every worker when its KV cache is there, and hands the answers to the scheduler's connector."""
         because = why_no_host_tier(self._vllm_config, self._kv_cache_config)
-        return HostTierOfWorker(self.num_slots, because)
+        measured = self.worker.load_bytes_per_s if self.worker is not None else None
+        return HostTierOfWorker(self.num_slots, because, measured)
 
     @override
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
@@ -189,11 +195,12 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
             "Pensieve: a worker has no host memory and was to store %d blocks in it and to load %d; "
             "those are computed again",
             len(plan.stores) + len(plan.ahead),
-            len(plan.loads),
+            len(plan.loads) + len(plan.prefetches),
         )
-        self._undone_loads |= {block for _, block in plan.loads}
+        loads = (*plan.loads, *plan.prefetches)
+        self._undone_loads |= {block for _, block in loads}
         self._undone_slots |= {slot for _, slot in (*plan.stores, *plan.ahead)}
-        self._undone_slots |= {slot for slot, _ in plan.loads}
+        self._undone_slots |= {slot for slot, _ in loads}
 
     @override
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
@@ -270,6 +277,8 @@ class PensieveConnector(KVConnectorBase_V1, SupportsHMA):
                     f"pipeline rank {pipeline_rank} and tensor rank {tensor_rank} holds {told.num_slots}"
                     f"{f', because {told.plain_because}' if told.plain_because else ''}; start without host_cache_gib."
                 )
+        measured = [told.load_bytes_per_s for told in metadata.values() if told.load_bytes_per_s]
+        self.load_bytes_per_s = min(measured, default=None)
 
     @override
     def get_num_new_matched_tokens(

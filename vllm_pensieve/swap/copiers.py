@@ -72,6 +72,13 @@ class Copier(ABC):
         """
 
     @abstractmethod
+    def load_ahead(self, pairs: Pairs) -> None:
+        """Begin to copy slots to blocks when the copies before it are done, alongside what follows.
+
+        Nothing may read or change the blocks before there has been a `fence`.
+        """
+
+    @abstractmethod
     def fence(self) -> None:
         """Have what follows wait for every copy begun so far."""
 

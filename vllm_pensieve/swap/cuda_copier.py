@@ -64,6 +64,18 @@ class CudaCopier(Copier):
             self._begin_store(pairs)
 
     @override
+    def load_ahead(self, pairs: Pairs) -> None:
+        if pairs:
+            slots, blocks = self._load_indexes(pairs)
+            self._begin_copies()
+            self._copy(
+                "load",
+                pointers(self._host, slots),
+                pointers(self._rows, blocks),
+                range(len(self._rows)),
+            )
+
+    @override
     def fence(self) -> None:
         if self._is_copying:
             self._main_stream().wait_stream(self._stream)

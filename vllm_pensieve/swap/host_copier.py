@@ -66,6 +66,12 @@ class HostMemoryCopier(Copier):
             self._begun.append(self._begin_store(pairs))
 
     @override
+    def load_ahead(self, pairs: Pairs) -> None:
+        if pairs:
+            indexes = _by_source(*self._load_indexes(pairs))
+            self._begun.append(self._thread.submit(self._load_whole, *indexes))
+
+    @override
     def fence(self) -> None:
         begun, self._begun, self._loading = self._begun + self._loading, [], []
         wait(begun)
@@ -102,6 +108,13 @@ class HostMemoryCopier(Copier):
                 _copy(rows, blocks, host, slots)
         except Exception as error:
             raise copy_error("store", len(blocks), error) from error
+
+    def _load_whole(self, slots: Indexes, blocks: Indexes) -> None:
+        try:
+            for host, rows in zip(self._host, self._rows, strict=True):
+                _copy(host, slots, rows, blocks)
+        except Exception as error:
+            raise copy_error("load", len(slots), error) from error
 
     def _load_layers(self, slots: Indexes, blocks: Indexes, loaded: Sequence[Future[None]]) -> None:
         """Complete the future of each layer; from one that fails on, all of them fail."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from vllm.logger import init_logger
@@ -17,6 +17,9 @@ from vllm_pensieve.swap.layout import block_rows
 
 logger = init_logger("vllm.pensieve")
 
+MEASURED_BYTES = 32 * 2**20
+"""Of blocks copied to measure how fast loads are."""
+
 NO_PLAN = SwapPlan()
 
 
@@ -26,6 +29,7 @@ class SwapWorker:
     A copy that fails, or does not have the checksum it was stored with, is reported and never served: the slot is bad
     until something is stored in it, and a load from a bad slot fails.
 
+    load_bytes_per_s: how fast copies from host memory are, measured before anything is served.
     layers: index of a layer's copy by the layer's name.
     unannounced: how many of the copies, the first ones, are of layers for which nobody calls `wait_for_layer`.
     checksums: of what was stored in each slot, or None to trust host memory.
@@ -39,11 +43,13 @@ class SwapWorker:
         checksums: SlotChecksums | None,
     ) -> None:
         self.copier = copier
+        self.load_bytes_per_s: float | None = None
         self._layers = layers
         self._unannounced = unannounced
         self._checksums = checksums
         self._plan = NO_PLAN
         self._ahead: Sequence[tuple[int, int]] = ()  # begun in the step before
+        self._prefetching: Sequence[tuple[int, int]] = ()  # begun in the step before
         self._loading: Sequence[tuple[int, int]] = ()
         self._bad_slots: set[int] = set()
         self._new_bad_slots: set[int] = set()
@@ -93,12 +99,18 @@ class SwapWorker:
             num_slots,
             slot_bytes // 1024,
         )
-        return cls(
-            make_copier(rows, slots),
+        copier = make_copier(rows, slots)
+        worker = cls(
+            copier,
             layers,
             len({layers[name] for name in unannounced}),
             SlotChecksums(slots) if verify else None,
         )
+        most = min(num_blocks, num_slots, MEASURED_BYTES // slot_bytes)
+        if most:
+            with suppress(CopyError):
+                worker.load_bytes_per_s = most * slot_bytes / load_seconds(copier, most)
+        return worker
 
     # -- a step, in this order
 
@@ -110,7 +122,8 @@ class SwapWorker:
             self._stored(self._ahead)
         except CopyError as error:
             self._store_failed(self._ahead, error)
-        self._ahead = ()
+            self._load_failed(self._prefetching, error)
+        self._ahead = self._prefetching = ()
         if plan.stores:
             try:
                 self.copier.store(plan.stores)
@@ -118,7 +131,7 @@ class SwapWorker:
             except CopyError as error:
                 self._store_failed(plan.stores, error)
         if not plan.loads:
-            self._begin_ahead()
+            self._begin_background()
 
     def begin_loads(self, layer_by_layer: bool) -> None:
         """Begin to bring in what this step reads.
@@ -136,9 +149,10 @@ class SwapWorker:
                     elif self._unannounced:
                         self.copier.wait_for_layer(self._unannounced - 1)
             except CopyError as error:
-                self._load_failed(error)
+                self._load_failed(self._loading, error)
+                self._loading = ()
         if self._plan.loads:
-            self._begin_ahead()
+            self._begin_background()
 
     def wait_for_layer(self, name: str) -> None:
         """Before this layer reads its KV cache."""
@@ -150,7 +164,8 @@ class SwapWorker:
                     else:  # one that reads the cache of another layer
                         self.copier.wait_for_load()
             except CopyError as error:
-                self._load_failed(error)
+                self._load_failed(self._loading, error)
+                self._loading = ()
 
     def end_step(self) -> None:
         """The forward pass has been launched, or there is none."""
@@ -159,7 +174,8 @@ class SwapWorker:
                 with self._waiting_for_loads():
                     self.copier.wait_for_load()
             except CopyError as error:
-                self._load_failed(error)
+                self._load_failed(self._loading, error)
+                self._loading = ()
             self._loading = ()
         self._plan = NO_PLAN
 
@@ -171,8 +187,15 @@ class SwapWorker:
         finally:
             self._load_wait_s += time.perf_counter() - began_s
 
-    def _begin_ahead(self) -> None:
+    def _begin_background(self) -> None:
         """Before the forward pass is launched, after this step's loads: so the copies are made alongside it."""
+        self._prefetching = self._loadable(self._plan.prefetches)
+        if self._prefetching:
+            try:
+                self.copier.load_ahead(self._prefetching)
+            except CopyError as error:
+                self._load_failed(self._prefetching, error)
+                self._prefetching = ()
         if self._plan.ahead:
             self._ahead = self._plan.ahead
             try:
@@ -228,14 +251,15 @@ class SwapWorker:
             self._checksums.record(slots)
 
     def _store_failed(self, copies: Sequence[tuple[int, int]], error: CopyError) -> None:
-        logger.error("Pensieve: %d blocks are not in host memory: %s", len(copies), error)
-        self._mark_bad(slot for _, slot in copies)
+        if copies:
+            logger.error("Pensieve: %d blocks are not in host memory: %s", len(copies), error)
+            self._mark_bad(slot for _, slot in copies)
 
-    def _load_failed(self, error: CopyError) -> None:
-        logger.error("Pensieve: %d blocks will be computed again: %s", len(self._loading), error)
-        self._mark_bad(slot for slot, _ in self._loading)
-        self._bad_blocks |= {block for _, block in self._loading}
-        self._loading = ()
+    def _load_failed(self, loads: Sequence[tuple[int, int]], error: CopyError) -> None:
+        if loads:
+            logger.error("Pensieve: %d blocks will be computed again: %s", len(loads), error)
+            self._mark_bad(slot for slot, _ in loads)
+            self._bad_blocks |= {block for _, block in loads}
 
     def _mark_bad(self, slots: Iterable[int]) -> None:
         new = set(slots)
@@ -245,3 +269,17 @@ class SwapWorker:
     def close(self) -> None:
         """Wait for all copies and give back what copying needs."""
         self.copier.close()
+
+
+def load_seconds(copier: Copier, blocks: int) -> float:
+    """How long it takes to load that many blocks: the first ones, which keep what they hold."""
+    copier.store([(i, i) for i in range(blocks)])
+    seconds = []
+    for _ in range(2):  # the first touches the memory
+        copier.synchronize()
+        began_s = time.perf_counter()
+        copier.load_ahead([(i, i) for i in range(blocks)])
+        copier.synchronize()
+        seconds.append(time.perf_counter() - began_s)
+    copier.fence()
+    return seconds[-1]

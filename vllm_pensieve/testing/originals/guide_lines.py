@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.originals.lines import Line
+from vllm_pensieve.testing.originals.lines import Line
 
 GUIDE_LINES = (
     Line(

@@ -11,17 +11,23 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 from vllm import RequestOutput, SamplingParams
 
-from tests.engine.sampling import UNREPEATABLE, WAYS
-from tests.engine.served import BLOCK_TOKENS, Served, largest_logprob_difference, token_ids, tokens
-from tests.scheduler.breaks import skip_recomputation
-from vllm_pensieve.retention.eviction_order import EvictionOrder
+from vllm_pensieve.testing.breaks import skip_recomputation
+from vllm_pensieve.testing.sampling import UNREPEATABLE, WAYS
+from vllm_pensieve.testing.scattered import ScatteredOrder
+from vllm_pensieve.testing.served import (
+    BLOCK_TOKENS,
+    Served,
+    largest_logprob_difference,
+    token_ids,
+    tokens,
+)
 
 AMPLE_BLOCKS, AMPLE_TOKENS, LARGEST_WAVE = 12_000, 4096, 4
 
@@ -118,43 +124,6 @@ class Report:
         return found
 
 
-class ScatteredOrder(EvictionOrder):
-    """For tests: evicts at random places, but the deepest block of a sequence last, so that holes come to be."""
-
-    name = "scattered"
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._rank: dict[int, float] = {}
-
-    def insert(self, keys: Sequence[int], positions: Sequence[int], last_use_s: float) -> None:
-        for index, (key, position) in enumerate(zip(keys, positions, strict=True)):
-            assert key not in self._rank
-            self._rank[key] = self._random.random() * (position + 1) + AMPLE_TOKENS * (index == 0)
-
-    def remove(self, key: int) -> None:
-        del self._rank[key]
-
-    def evict(self, count: int, now_s: float) -> list[int]:
-        self._require(count)
-        keys = self.peek(count, now_s)
-        for key in keys:
-            del self._rank[key]
-        return keys
-
-    def peek(self, count: int, now_s: float) -> list[int]:
-        return sorted(self._rank, key=self._rank.__getitem__)[:count]
-
-    def __len__(self) -> int:
-        return len(self._rank)
-
-    def __contains__(self, key: int) -> bool:
-        return key in self._rank
-
-    def check_integrity(self) -> None:
-        assert all(rank >= 0 for rank in self._rank.values())
-
-
 class Conversations:
     """Waves of turns: those of a wave run together; `sessions` times `turns` requests in all."""
 
@@ -206,7 +175,9 @@ class Conversations:
         return len(prefixes)
 
 
-def play_wave(served: Served, wave: list[Turn], after_step=lambda: None) -> list[RequestOutput]:
+def play_wave(
+    served: Served, wave: list[Turn], after_step: Callable[[], None] = lambda: None
+) -> list[RequestOutput]:
     names = [served.add(turn.prompt, params=turn.params) for turn in wave]
     outputs: dict[str, RequestOutput] = {}
     while served.engine.has_unfinished_requests():
@@ -262,7 +233,8 @@ def play_arm(
 
 def watch_sources(served: Served) -> list[tuple[int, ...]]:
     """From now on every admitted prompt's tokens by source."""
-    stats, seen = served.scheduler.pensieve_stats, []
+    stats = served.scheduler.pensieve_stats
+    seen: list[tuple[int, ...]] = []
     count_prompt = stats.count_prompt
 
     def watched(total: int, resident: int, swapped: int, recovered: int) -> None:
@@ -320,9 +292,9 @@ def run(
     capacity_share: float = 0.15,
     host_share: float = 0.0,
     seed: int = 0,
-    keep=lambda engine: None,
+    keep: Callable[[Served], None] = lambda engine: None,
     ways: Sequence[str] = ("greedy",),
-):
+) -> Report:
     """Play the reference and all arms. `keep` is given every engine, so that a caller can keep it alive.
 
     capacity_share, host_share: memory of the GPU and of the host as shares of the working set.
@@ -360,7 +332,7 @@ def run(
     )
 
 
-def as_json(report: Report, failures: list[str], machine: dict) -> str:
+def as_json(report: Report, failures: list[str], machine: Mapping[str, object]) -> str:
     return json.dumps(
         {"schema": 1, "machine": machine, **asdict(report), "failures": failures}, indent=1
     )

@@ -11,17 +11,21 @@ from vllm_pensieve.scheduler import PensieveMixin
 def skip_recomputation(scheduler: PensieveMixin) -> None:
     """Blocks for the holes are allocated, and the position goes straight to the end of the kept prefix."""
 
-    def mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs) -> int:
+    def mark_prefix_replay(
+        self: Any, request: Any, num_hit_tokens: int, *args: Any, **kwargs: Any
+    ) -> int:
         type(self)._mark_prefix_replay(self, request, num_hit_tokens, *args, **kwargs)
         return 0
 
-    def reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens) -> int:
+    def reserve_prefill_lookahead(
+        self: Any, request: Any, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
         # All but the walk: a prompt with a seed still waits for a step that takes it whole.
         return super(PensieveMixin, self)._reserve_prefill_lookahead(
             request, num_computed_tokens, num_new_tokens
         )
 
-    def update_after_schedule(self, output) -> None:
+    def update_after_schedule(self: Any, output: Any) -> None:
         Scheduler._update_after_schedule(self, output)
         for request_id in output.num_scheduled_tokens:
             self.restoring.pop(request_id, None)
@@ -32,7 +36,9 @@ def skip_recomputation(scheduler: PensieveMixin) -> None:
 def hash_whole_holes_at_once(scheduler: PensieveMixin) -> None:
     """A hole is found by others from its first chunk on."""
 
-    def reserve_prefill_lookahead(self, request, num_computed_tokens, num_new_tokens) -> int:
+    def reserve_prefill_lookahead(
+        self: Any, request: Any, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
         num = type(self)._reserve_prefill_lookahead(
             self, request, num_computed_tokens, num_new_tokens
         )
@@ -46,7 +52,7 @@ def hash_whole_holes_at_once(scheduler: PensieveMixin) -> None:
 def never_resend(scheduler: PensieveMixin) -> None:
     """A request that jumped goes out like any other running request."""
 
-    def make_cached_request_data(self, *args, **kwargs):
+    def make_cached_request_data(self: Any, *args: Any, **kwargs: Any) -> Any:
         for restoring in self.restoring.values():
             restoring.must_resend = False
         return Scheduler._make_cached_request_data(self, *args, **kwargs)
@@ -57,7 +63,7 @@ def never_resend(scheduler: PensieveMixin) -> None:
 def keep_hashes_at_preemption(scheduler: PensieveMixin) -> None:
     """Stock's way: what the step was to compute for a request that loses its place stays hashed."""
 
-    def preempt_request(self, *args, **kwargs) -> None:
+    def preempt_request(self: Any, *args: Any, **kwargs: Any) -> None:
         Scheduler._preempt_request(self, *args, **kwargs)
 
     _replace(scheduler, preempt_request)
@@ -75,6 +81,6 @@ def compute_holes_as_if_at_the_start(model_runner: Any, hole_tokens: int) -> Non
     model_runner._model_forward = forward
 
 
-def _replace(scheduler: PensieveMixin, *hooks) -> None:
+def _replace(scheduler: PensieveMixin, *hooks: Any) -> None:
     for hook in hooks:
         setattr(scheduler, f"_{hook.__name__}", MethodType(hook, scheduler))

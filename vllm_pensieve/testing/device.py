@@ -8,13 +8,14 @@ What a worker knows about a request comes only from the scheduler's outputs. `V1
 `V2Bookkeeping` is the V2 runner's own state classes and methods on CPU tensors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+from unittest.mock import patch
 
 import numpy as np
-import pytest
 import torch
 import vllm.v1.worker.gpu.block_table as v2_block_table
 import vllm.v1.worker.gpu.buffer_utils as v2_buffers
@@ -170,9 +171,16 @@ class V2Bookkeeping:
 class _StagedWritesOnCpu:
     """What the V2 runner's only Triton kernel on this path does, for one tensor."""
 
-    def __getitem__(self, grid: tuple[int]):
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
         def launch(
-            out, stride, rows, starts, contents, cumulative_lengths, groups, **constants
+            out: torch.Tensor,
+            stride: int,
+            rows: torch.Tensor,
+            starts: torch.Tensor,
+            contents: torch.Tensor,
+            cumulative_lengths: torch.Tensor,
+            *args: Any,
+            **constants: Any,
         ) -> None:
             begin = 0
             for i in range(grid[0]):
@@ -187,9 +195,14 @@ class _StagedWritesOnCpu:
         return launch
 
 
-def let_v2_state_run_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(v2_buffers, "_apply_write_kernel", _StagedWritesOnCpu())
-    monkeypatch.setattr(v2_buffers, "is_uva_available", lambda: False)
+@contextmanager
+def v2_state_on_cpu() -> Iterator[None]:
+    """Meanwhile vLLM's V2 runner keeps its state in CPU tensors, as `V2Bookkeeping` needs it."""
+    with (
+        patch.object(v2_buffers, "_apply_write_kernel", _StagedWritesOnCpu()),
+        patch.object(v2_buffers, "is_uva_available", lambda: False),
+    ):
+        yield
 
 
 class FakeDevice:

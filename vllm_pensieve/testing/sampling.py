@@ -1,6 +1,7 @@
 """Ways to sample that stock vLLM answers alike every time: what a request may ask for besides greedy tokens."""
 
 from collections.abc import Callable
+from typing import Any
 
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -8,7 +9,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 Maker = Callable[[int, int], SamplingParams]
 
 
-def _params(number: int, output_tokens: int, **others) -> SamplingParams:
+def _params(number: int, output_tokens: int, **others: Any) -> SamplingParams:
     """Of one request; with n > 1 all of its choices come as one output."""
     return SamplingParams(
         max_tokens=output_tokens,
@@ -17,7 +18,7 @@ def _params(number: int, output_tokens: int, **others) -> SamplingParams:
     )
 
 
-def _greedy(number: int, output_tokens: int, **others) -> SamplingParams:
+def _greedy(number: int, output_tokens: int, **others: Any) -> SamplingParams:
     return _params(number, output_tokens, **{"seed": None, "temperature": 0} | others)
 
 

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = {
     "vocab_size": 264,
@@ -23,11 +24,30 @@ SHAPE = {
 }
 
 
-def make_llama(folder: Path) -> Path:
+def make_llama(folder: Path, context_tokens: int = 4096) -> Path:
     """Full attention in all layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return _save(folder, LlamaForCausalLM, LlamaConfig(**SHAPE))
+    shape = SHAPE | {"max_position_embeddings": context_tokens}
+    return _save(folder, LlamaForCausalLM, LlamaConfig(**shape))
+
+
+KV_HEAVY_TOKEN_BYTES = 2 * 8 * 16 * 64 * 4
+"""Keys and values of 8 layers of 16 heads of 64 numbers in float32."""
+
+
+def make_kv_heavy_llama(folder: Path, context_tokens: int) -> Path:
+    """Much KV for each token and little to compute: copies take about as long as those of a long context on a GPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = SHAPE | {
+        "num_hidden_layers": 8,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 64,
+        "max_position_embeddings": context_tokens,
+    }
+    return _save(folder, LlamaForCausalLM, LlamaConfig(**shape))
 
 
 def make_sliding_window_mistral(folder: Path, window_tokens: int) -> Path:
@@ -154,7 +174,7 @@ def save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _save(folder: Path, model_class: type, config) -> Path:
+def _save(folder: Path, model_class: Any, config: Any) -> Path:
     import torch
 
     torch.manual_seed(3)
@@ -163,7 +183,7 @@ def _save(folder: Path, model_class: type, config) -> Path:
     return folder
 
 
-def _byte_tokenizer():
+def _byte_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)

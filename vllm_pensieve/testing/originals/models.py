@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.engine.models import VOCABULARY, save_tokenizer
+from vllm_pensieve.testing.models import VOCABULARY, save_tokenizer
 
 PRINTABLE = range(ord(" "), ord("~") + 1)
 WIDTH = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}

@@ -1,4 +1,4 @@
-"""A clock for tests: what they expect of idle times must not depend on how busy the machine is."""
+"""A clock of one's own: what is expected of idle times must not depend on how busy the machine is."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How vLLM runs in tests: one process, CPU, no network, no cost profile. Apply before vllm is imported."""
+"""How vLLM runs in tests and scripts: one process, CPU, no network, no cost profile. Apply before vllm is imported."""
 
 import atexit
 import os

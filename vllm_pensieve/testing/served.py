@@ -14,7 +14,7 @@ from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.v1.core.kv_cache_utils import KVCacheBlock, make_block_hash_with_group_id
 from vllm.v1.request import Request
 
-from tests.scheduler.clock import OwnClock
+from vllm_pensieve.testing.clock import OwnClock
 
 BLOCK_TOKENS = 32
 POISON = 7.5
@@ -216,11 +216,7 @@ class Served:
         )
         assert self.pool.get_num_free_blocks() == self.pool.num_gpu_blocks - 1
         self.pool.free_block_queue.check_integrity()
-        swapper = self.scheduler.swapper
-        if swapper is not None:
-            swapper.check_integrity()
-            assert not swapper.take_plan(0)
-            assert not swapper.host._held and not swapper.host._busy
+        self.scheduler.check_host_tier(idle=True)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import msgspec
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
-from tests.scheduler.world import BLOCK_TOKENS, World
+from vllm_pensieve.testing.world import World
 
 
 class Router:
@@ -71,7 +71,10 @@ class Router:
     def blocks(self, prompt: Sequence[int], **identity: Any) -> list[Any]:
         """The full blocks of a prompt, as events name them, but for the one with its last token, which is computed."""
         hashes = self.world.request(list(prompt), **identity).block_hashes
-        return [maybe_convert_block_hash(h) for h in hashes[: (len(prompt) - 1) // BLOCK_TOKENS]]
+        return [
+            maybe_convert_block_hash(h)
+            for h in hashes[: (len(prompt) - 1) // self.world.block_tokens]
+        ]
 
     def predicts(self, prompt: Sequence[int], medium: str = "", **identity: Any) -> int:
         """Tokens of the prompt that the engine should find cached. medium: only there."""
@@ -84,4 +87,4 @@ class Router:
 
     def _leading(self, blocks: list[Any], known: set[Any]) -> int:
         count = next((i for i, block in enumerate(blocks) if block not in known), len(blocks))
-        return count * BLOCK_TOKENS
+        return count * self.world.block_tokens

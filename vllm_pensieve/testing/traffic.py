@@ -2,10 +2,11 @@
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from vllm.v1.request import Request
 
-from tests.scheduler.world import MAX_MODEL_TOKENS, World
+from vllm_pensieve.testing.world import World
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Traffic:
     def _next_turn(self) -> None:
         session = self.random.choice(self.sessions)
         session += self._tokens(self.random.choice([1, 7, 16, 32, 60]))
-        if len(session) > MAX_MODEL_TOKENS - 100:
+        if len(session) > self.world.max_model_tokens - 100:
             del session[200:]
         request = self.world.add(
             session, self.random.randrange(1, 50), priority=self.random.randrange(self.priorities)
@@ -106,7 +107,7 @@ class Traffic:
     def _watch_preemptions(self) -> None:
         preempt = self.world.scheduler._preempt_request
 
-        def watched(request: Request, *args, **kwargs) -> None:
+        def watched(request: Request, *args: Any, **kwargs: Any) -> None:
             self.counts.preempted += 1
             self.counts.preempted_in_walk += request.request_id in self.world.walks
             preempt(request, *args, **kwargs)
@@ -121,5 +122,5 @@ class Traffic:
                 self.counts.finished += 1
                 want = self.world.device.answer(request.prompt_token_ids, request.max_tokens)
                 self.counts.wrong += output != want
-                if self._by_chance(0.7) and len(session) < MAX_MODEL_TOKENS - 150:
+                if self._by_chance(0.7) and len(session) < self.world.max_model_tokens - 150:
                     session += output

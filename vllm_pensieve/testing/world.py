@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from vllm.config import (
     CacheConfig,
     KVEventsConfig,
@@ -28,32 +27,20 @@ from vllm.v1.core.kv_cache_utils import (
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import (
-    FullAttentionSpec,
-    KVCacheConfig,
-    KVCacheGroupSpec,
-    KVCacheSpec,
-    KVCacheTensor,
-    UniformTypeKVCacheSpecs,
-)
+from vllm.v1.kv_cache_interface import KVCacheSpec
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from tests.scheduler.clock import OwnClock
-from tests.scheduler.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
-from tests.scheduler.host_memory import FakeHostMemory
 from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.compat import CONNECTOR, CONNECTOR_MODULE
 from vllm_pensieve.scheduler import make_scheduler
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
 from vllm_pensieve.swap.connector import PensieveConnector, SwapReport
-
-BLOCK_TOKENS = 16
-MAX_MODEL_TOKENS = 1024
-KINDS = [
-    (steps, runner) for steps in (1, 2) for runner in ("v1", "v2")
-]  # steps in flight, model runner
+from vllm_pensieve.testing.clock import OwnClock
+from vllm_pensieve.testing.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
+from vllm_pensieve.testing.host_memory import FakeHostMemory
+from vllm_pensieve.testing.kv_cache import BLOCK_TOKENS, attention_spec, worker_kv_cache_config
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:
@@ -63,17 +50,6 @@ def tokens(count: int, seed: int = 0) -> list[int]:
 def stock_scheduler(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
     cls = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler
     return cls(vllm_config=vllm_config, **kwargs)
-
-
-def with_overrides(**methods: Callable) -> Callable[..., Scheduler]:
-    """A factory of pensieve's scheduler with some hooks replaced."""
-
-    def make(vllm_config: VllmConfig, **kwargs: Any) -> Scheduler:
-        scheduler = make_scheduler(vllm_config, **kwargs)
-        scheduler.__class__ = type("Overridden", (type(scheduler),), methods)
-        return scheduler
-
-    return make
 
 
 class World:
@@ -88,6 +64,8 @@ class World:
         model: Path,
         *,
         blocks: int = 200,
+        block_tokens: int = BLOCK_TOKENS,
+        max_model_tokens: int = 1024,
         step_tokens: int = 8192,
         max_requests: int = 8,
         steps_in_flight: int = 1,
@@ -100,10 +78,13 @@ class World:
         cache_group: KVCacheSpec | None = None,
         connector: KVTransferConfig | None = None,
         host_blocks: int = 0,
+        loads_per_step: int | None = None,
         kv_events: bool = False,
     ) -> None:
         init_none_hash(sha256)
-        of_worker = worker_kv_cache_config(blocks, cache_group)
+        self.block_tokens = block_tokens
+        self.max_model_tokens = max_model_tokens
+        of_worker = worker_kv_cache_config(blocks, cache_group or attention_spec(block_tokens))
         if host_blocks:
             connector = KVTransferConfig(
                 kv_connector=CONNECTOR,
@@ -113,15 +94,17 @@ class World:
             )
             host_bytes = host_blocks * block_bytes(of_worker)
             settings = {"host_cache_gib": host_bytes / 2**30} | (settings or {})
+            if loads_per_step is None:
+                settings = {"load_ms_per_step": 0.0} | settings
         config = VllmConfig(
             model_config=ModelConfig(
-                model=str(model), dtype="float32", max_model_len=MAX_MODEL_TOKENS, seed=0
+                model=str(model), dtype="float32", max_model_len=max_model_tokens, seed=0
             ),
-            cache_config=CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=True),
+            cache_config=CacheConfig(block_size=block_tokens, enable_prefix_caching=True),
             scheduler_config=SchedulerConfig(
                 max_num_seqs=max_requests,
                 max_num_batched_tokens=step_tokens,
-                max_model_len=MAX_MODEL_TOKENS,
+                max_model_len=max_model_tokens,
                 is_encoder_decoder=False,
                 enable_chunked_prefill=True,
                 long_prefill_token_threshold=long_prefill_tokens,
@@ -140,24 +123,26 @@ class World:
             config,
             kv_cache_config=generate_scheduler_kv_cache_config([of_worker]),
             structured_output_manager=StructuredOutputManager(config),
-            block_size=BLOCK_TOKENS,
+            block_size=block_tokens,
             log_stats=True,
         )
         self.scheduler.use_v2_model_runner = runner == "v2"
         self.clock = OwnClock.of(self.scheduler)
-        bookkeeping = {"v1": V1Bookkeeping, "v2": V2Bookkeeping}[runner]
+        bookkeeping = V2Bookkeeping if runner == "v2" else V1Bookkeeping
         self.device = FakeDevice(
-            bookkeeping(BLOCK_TOKENS, max_requests, MAX_MODEL_TOKENS), blocks, BLOCK_TOKENS
+            bookkeeping(block_tokens, max_requests, max_model_tokens), blocks, block_tokens
         )
-        self.host = None
+        self.host: FakeHostMemory | None = None
         if host_blocks:
             worker = PensieveConnector(config, KVConnectorRole.WORKER, of_worker)
-            told = {(0, 0): worker.get_handshake_metadata()}
-            self.scheduler.connector.set_xfer_handshake_metadata_pp_aware(told)
+            told = worker.get_handshake_metadata()
+            if loads_per_step is not None:  # in the default of 20 ms
+                told.load_bytes_per_s = loads_per_step * block_bytes(of_worker) / 0.02 * 1.001
+            self.scheduler.connector.set_xfer_handshake_metadata_pp_aware({(0, 0): told})
             self.host = FakeHostMemory(self.device, worker.num_slots)
         self.steps_in_flight = steps_in_flight
         self.in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
-        self.hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
+        self.hasher = get_request_block_hasher(block_tokens, sha256)
         self.requests: list[Request] = []  # all that were ever made
         self._names = (f"request-{i}" for i in itertools.count())
 
@@ -226,7 +211,7 @@ class World:
 
     def drain(self, max_steps: int = 5000) -> list[dict[str, Row]]:
         """Steps until nothing is left to do."""
-        steps = []
+        steps: list[dict[str, Row]] = []
         while self.busy:
             assert len(steps) < max_steps, (
                 f"still busy: {list(self.scheduler.requests.values())[:4]}"
@@ -241,15 +226,15 @@ class World:
 
     # -- blocks ------------------------------------------------------------
     @property
-    def manager(self):
+    def manager(self) -> Any:
         return self.scheduler.kv_cache_manager
 
     @property
-    def pool(self):
+    def pool(self) -> Any:
         return self.manager.block_pool
 
     @property
-    def walks(self) -> dict:
+    def walks(self) -> dict[str, Any]:
         return getattr(self.scheduler, "restoring", {})  # stock vLLM's has none
 
     @property
@@ -274,7 +259,7 @@ class World:
                 self.device.poison([block])
 
     @property
-    def swapper(self):
+    def swapper(self) -> Any:
         return self.scheduler.swapper
 
     def swapped(self, prompt: list[int]) -> list[int]:
@@ -294,7 +279,9 @@ class World:
 
     def unhash_idle_blocks(self, prompt: list[int], indexes: Iterable[int]) -> None:
         """Evict those cached blocks of `prompt` that nobody uses. A step in flight may still read them."""
-        found = {self.cached_block(prompt, i) for i in indexes if i < len(prompt) // BLOCK_TOKENS}
+        found = {
+            self.cached_block(prompt, i) for i in indexes if i < len(prompt) // self.block_tokens
+        }
         self.pool.evict_blocks(
             {b for b in found if b is not None and not self.pool.blocks[b].ref_cnt}
         )
@@ -326,69 +313,39 @@ class World:
             prefix_hashes = self.device.hashes(request.all_token_ids[:])
             for i, block_hash in enumerate(request.block_hashes):
                 if hit := self.pool.get_cached_block(block_hash, [0]):
-                    want = prefix_hashes[i * BLOCK_TOKENS : (i + 1) * BLOCK_TOKENS]
+                    want = self._of_block(prefix_hashes, i)
                     if (self.device.contents(hit[0].block_id) != want).any():
                         false.add(hit[0].block_id)
         return false
 
     def falsely_stored_slots(self) -> set[int]:
         """Slots that a lookup would find and that do not hold what their key stands for; copies under way aside."""
+        assert self.host is not None
         false = set()
         for request in self.requests:
             prefix_hashes = self.device.hashes(request.all_token_ids[:])
             for i, block_hash in enumerate(request.block_hashes):
                 slot = self.swapper.host.find(make_block_hash_with_group_id(block_hash, 0))
-                want = prefix_hashes[i * BLOCK_TOKENS : (i + 1) * BLOCK_TOKENS]
+                want = self._of_block(prefix_hashes, i)
                 if slot is not None and (self.host.slots[slot] != want).any():
                     false.add(slot)
         return false
+
+    def _of_block(self, prefix_hashes: list[int], index: int) -> list[int]:
+        return prefix_hashes[index * self.block_tokens : (index + 1) * self.block_tokens]
 
     def assert_nothing_left(self) -> None:
         """No request, no walk, every block free, the free queue intact."""
         assert not self.scheduler.requests and not self.scheduler.running
         assert not self.walks
         assert self.free_blocks == self.pool.num_gpu_blocks - 1
-        if self.host is not None:
-            assert not self.swapper.take_plan(0), "copies that no step would make"
-            assert not self.swapper.host._held
-            assert not self.scheduler._hash_log._steps
         assert all(block.ref_cnt == 0 for block in self.pool.blocks if not block.is_null)
-        self.assert_free_queue_intact()
+        self.assert_free_queue_intact(idle=True)
 
-    def assert_free_queue_intact(self) -> None:
+    def assert_free_queue_intact(self, idle: bool = False) -> None:
+        """And so is what the host tier knows of the blocks. idle: no step is being built or in flight."""
         queue = self.pool.free_block_queue
         if isinstance(queue, RetentionFreeQueue):  # vLLM's own has no such check
             queue.check_integrity()
         if self.host is not None:
-            self.swapper.check_integrity()
-            unused = {b.block_id for b in self.pool.blocks if b.ref_cnt == 0 and b.block_hash}
-            assert set(self.swapper._dirty_key) <= unused
-
-
-def attention_spec(**sizes: Any) -> FullAttentionSpec:
-    """Of a layer with one head of size 1 in float32, or of other sizes."""
-    sizes = {"num_kv_heads": 1, "head_size": 1, "dtype": torch.float32} | sizes
-    return FullAttentionSpec(block_size=BLOCK_TOKENS, **sizes)
-
-
-def layers_of_two_sizes() -> UniformTypeKVCacheSpecs:
-    """What vLLM has on a worker for layers of full attention whose blocks differ in size, and in number format."""
-    large = attention_spec(head_size=3, dtype=torch.bfloat16)
-    specs = {"small": attention_spec(), "large": large}
-    return UniformTypeKVCacheSpecs(block_size=BLOCK_TOKENS, kv_cache_specs=specs)
-
-
-def worker_kv_cache_config(blocks: int, spec: KVCacheSpec | None) -> KVCacheConfig:
-    """One group, by default of one layer. As in vLLM every tensor has the size of the allocation they share."""
-    spec = spec or attention_spec()
-    layers = getattr(spec, "kv_cache_specs", {"layer": spec})
-    size, offset, tensors = spec.page_size_bytes * blocks, 0, []
-    for name, layer in layers.items():
-        page = layer.page_size_bytes
-        tensors.append(KVCacheTensor(size, [name], page * blocks, page, offset))
-        offset += page * blocks
-    return KVCacheConfig(
-        num_blocks=blocks,
-        kv_cache_tensors=tensors,
-        kv_cache_groups=[KVCacheGroupSpec(list(layers), spec)],
-    )
+            self.scheduler.check_host_tier(idle)
