@@ -42,16 +42,16 @@ def markdown(table: Table) -> str:
 
 
 def show(table: Table, width: int | None = None) -> None:
-    """Print it: a terminal narrower than the table gets broken headings, then broken lines, but no word is cut.
+    """Print it: no word is cut. Headings are broken where the terminal is wide enough for it only so, else nothing is.
 
     width: columns of the terminal, where it is known better.
     """
     from rich.console import Console
 
     console = Console(width=width)
-    made = _rich(table, broken=False)
-    if _width(made) > console.width:
-        made = _rich(table, broken=True)
+    made, narrow = (_rich(table, broken) for broken in (False, True))
+    if _width(narrow) <= console.width < _width(made):
+        made = narrow
     console.width = max(console.width, _width(made))
     console.print(made, highlight=False)
 
@@ -74,7 +74,9 @@ def _rich(table: Table, broken: bool) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    made = RichTable(title_justify="left", title_style="", box=SIMPLE, padding=(0, 1, 0, 0))
+    made = RichTable(
+        title_justify="left", title_style="", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
+    )
     made.title, made.caption = Text(table.title), Text(table.caption)
     for number, heading in enumerate(table.headings):
         cells = [len(row[number]) for row in table.rows if row]
