@@ -11,7 +11,7 @@ TOUCHING = {
     "bench/options.py": SETS_DEVICE,
     "cli/collect.py": PREPARES,
     "cli/compare.py": "hands it on to servers, and records what of it they got",
-    "cli/demos.py": PREPARES,
+    "cli/study.py": PREPARES,
     "cli/profile.py": PREPARES,
     "cli/serve.py": "hands it on to the server",
     "serving/engine.py": "prepares it for an engine of this process, and puts it back",

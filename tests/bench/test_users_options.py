@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vllm_pensieve.bench import guide_demonstration, users
+from vllm_pensieve.bench.guide_demonstration import plan_demonstration
 from vllm_pensieve.bench.plan import server_arguments, server_command
 from vllm_pensieve.bench.users import PRESETS, UsersOptions, plan_users
 from vllm_pensieve.errors import UsageError
@@ -221,3 +223,17 @@ def test_memory_follows_the_number_format_and_the_workers(server_options, gpu, c
 def test_what_memory_cannot_follow_is_refused(server_options, said):
     with pytest.raises(UsageError, match=said):
         plan_users(options(server_options=server_options))
+
+
+def test_a_template_that_adds_much_to_a_message_leaves_room_for_fewer_turns(monkeypatch):
+    """Measured for the model, not a constant: 1,024 tokens hold turns of 102, or of 300."""
+    short = {"history_tokens": 0, "max_new_tokens": 32, "server_options": ("--max-model-len=1024",)}
+    assert plan_users(options(**short, turns=20)).workload["turns"] == (1024 - 16) // (38 + 32 + 32)
+    wordy = TokenCounter(len, 1.0, message_overhead_tokens=115)
+    for module in (users, guide_demonstration):
+        monkeypatch.setattr(module, "token_counter", lambda model: wordy)
+    plan = plan_users(options(**short, turns=20))
+    assert plan.workload["turns"] == (1024 - 115) // (38 + 32 + 2 * 115)
+    shown = plan_demonstration(options(**short, turns=20, modes="pensieve"))
+    longest = max(map(len, guide_demonstration.QUESTIONS))
+    assert len(shown.conversations[0].turns) == (1024 - 115) // (longest + 32 + 2 * 115)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.plan import ComparePlan
-from vllm_pensieve.cli.numbers import seconds
+from vllm_pensieve.tables import seconds
 
 
 class TurnLines:

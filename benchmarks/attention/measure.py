@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vllm_pensieve.bench.kernels import (
+from benchmarks.attention import (
     copy_out,
     dense,
     flex,
@@ -20,9 +20,10 @@ from vllm_pensieve.bench.kernels import (
     vllm_paged,
     xformers_paged,
 )
-from vllm_pensieve.bench.kernels.cases import Case, KernelOptions, make_cases
-from vllm_pensieve.bench.kernels.contract import Prepared, UnavailableError, Way
-from vllm_pensieve.bench.kernels.problem import Problem, ScatteredKv, make_problem
+from benchmarks.attention.cases import Case, make_cases
+from benchmarks.attention.contract import Prepared, UnavailableError, Way
+from benchmarks.attention.options import KernelOptions
+from benchmarks.attention.problem import Problem, ScatteredKv, make_problem
 from vllm_pensieve.bench.timing import alternating_medians, seconds_each
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import GIB, describe_machine, describe_versions
@@ -82,7 +83,7 @@ def measure_kernels(
         "versions": describe_versions(),
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "options": asdict(options),
+        "options": {name: value for name, value in asdict(options).items() if name != "json"},
         "results": results,
     }
 

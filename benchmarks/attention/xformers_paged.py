@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from vllm_pensieve.bench.kernels.contract import Prepared, UnavailableError, Way, tried
-from vllm_pensieve.bench.kernels.problem import Problem
+from benchmarks.attention.contract import Prepared, UnavailableError, Way, tried
+from benchmarks.attention.problem import Problem
 
 
 def prepare(problem: Problem) -> Prepared:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as functional
 from torch.nn.attention.bias import causal_lower_right
 
-from vllm_pensieve.bench.kernels.contract import Prepared, Way
-from vllm_pensieve.bench.kernels.problem import Problem
+from benchmarks.attention.contract import Prepared, Way
+from benchmarks.attention.problem import Problem
 
 NAME = "dense"
 

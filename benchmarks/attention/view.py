@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.markup import escape
-from rich.table import Table
+from vllm_pensieve.tables import Table
 
 
 def tables(result: dict[str, Any]) -> Iterator[Table | str]:
@@ -28,7 +26,7 @@ def tables(result: dict[str, Any]) -> Iterator[Table | str]:
         yield f"\n{_title(case)}"
         yield _table(case)
         for name, reason in case["left_out"].items():
-            yield f"{name} is left out: {escape(reason)}"
+            yield f"{name} is left out: {reason}"
 
 
 def wrong_ways(result: dict[str, Any]) -> list[str]:
@@ -44,22 +42,21 @@ def wrong_ways(result: dict[str, Any]) -> list[str]:
 
 def _table(case: dict[str, Any]) -> Table:
     verified = "error" in case["ways"][0]
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("way", no_wrap=True)
-    for heading in ("ms", "x dense", "GFLOP/s", *(("error", "of allowed") if verified else ())):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("by")
-    for way in case["ways"]:
-        table.add_row(
+    rows = [
+        [
             way["name"],
             f"{way['ms']:.2f}",
             f"{way['ratio_to_dense']:.2f}",
             f"{way['gflop_s']:.1f}",
-            *((f"{way['error']:.1e}", f"{way['share_of_allowed']:.0%}") if verified else ()),
+            *([f"{way['error']:.1e}", f"{way['share_of_allowed']:.0%}"] if verified else []),
             way["note"],
-            style=None if way.get("right", True) else "red",
-        )
-    return table
+        ]
+        for way in case["ways"]
+    ]
+    errors = ("error", "of allowed") if verified else ()
+    wrong = [number for number, way in enumerate(case["ways"]) if not way.get("right", True)]
+    headings = ("way", "ms", "x dense", "GFLOP/s", *errors, "by")
+    return Table(headings, rows, text=("by",), alarming=wrong)
 
 
 def _title(case: dict[str, Any]) -> str:

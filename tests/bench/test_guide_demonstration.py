@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.demonstration import QUESTIONS, plan_demonstration
+from vllm_pensieve.bench.guide_demonstration import QUESTIONS, plan_demonstration
 from vllm_pensieve.bench.users import UsersOptions
 from vllm_pensieve.errors import UsageError
 
@@ -53,5 +53,5 @@ def test_turns_fit_what_the_server_can_hold():
 def test_the_same_can_be_served_with_the_command_that_is_told():
     plan = plan_demonstration(options(gpu_cache_gb=0.5, cpu_cache_gb=1.073741824))
     assert plan.serve_command == (
-        "pensieve serve demo --kv-cache-memory-bytes 500000000 --host-cache 1"
+        "pensieve serve demo --kv-cache-memory-bytes 500000000 --host-cache-gib 1"
     )

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from vllm_pensieve.bench.kernels.cases import Case
-from vllm_pensieve.bench.kernels.reference import SubRequest, sub_requests
+from benchmarks.attention.cases import Case
+from benchmarks.attention.reference import SubRequest, sub_requests
 
 ELSEWHERE = 100.0
 """What stands in memory that belongs to no token: a way that reads it is far off."""

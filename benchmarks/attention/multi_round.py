@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vllm_pensieve.bench.kernels.contract import Prepared, UnavailableError, Way, tried
-from vllm_pensieve.bench.kernels.paged import reference_kernel
-from vllm_pensieve.bench.kernels.problem import Problem
-from vllm_pensieve.bench.kernels.reference import SubRequest
-from vllm_pensieve.bench.kernels.vllm_paged import vllm_kernel
+from benchmarks.attention.contract import Prepared, UnavailableError, Way, tried
+from benchmarks.attention.paged import reference_kernel
+from benchmarks.attention.problem import Problem
+from benchmarks.attention.reference import SubRequest
+from benchmarks.attention.vllm_paged import vllm_kernel
 
 
 def prepare(problem: Problem) -> Prepared:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from vllm_pensieve.bench.kernels.problem import Problem
+from benchmarks.attention.problem import Problem
 
 
 class UnavailableError(Exception):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from vllm_pensieve.bench.kernels.contract import Prepared, Way
-from vllm_pensieve.bench.kernels.dense import DenseAttention
-from vllm_pensieve.bench.kernels.problem import Problem
+from benchmarks.attention.contract import Prepared, Way
+from benchmarks.attention.dense import DenseAttention
+from benchmarks.attention.problem import Problem
 
 
 def prepare(problem: Problem) -> Prepared:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vllm_pensieve.bench.kernels.contract import UnavailableError
-from vllm_pensieve.bench.kernels.problem import ELSEWHERE, ScatteredKv
+from benchmarks.attention.contract import UnavailableError
+from benchmarks.attention.problem import ELSEWHERE, ScatteredKv
 
 if TYPE_CHECKING:
-    from vllm_pensieve.bench.kernels.vllm_paged import Metadata
+    from benchmarks.attention.vllm_paged import Metadata
 
 BLOCK_MULTIPLE = 32
 

@@ -1,26 +1,19 @@
-"""Two demonstrations on a handful of requests: what a ShareGPT client sends, and what is counted of shared prefixes."""
+"""Two demonstrations of the prefix-sharing study: what a ShareGPT client sends, and what prompts share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
-from vllm_pensieve.cli.collect import (
-    Conversations,
-    Dataset,
-    MaxPrompt,
-    Model,
-    Rate,
-    Seed,
-    ThinkTime,
-    make_clients,
-    prepare,
-)
-from vllm_pensieve.cli.quiet import quiet_start
+from vllm_pensieve.cli.client_options import ClientOptions, Conversations, MaxPrompt, Rate
+from vllm_pensieve.cli.collect import prepare
+from vllm_pensieve.cli.options import takes
+from vllm_pensieve.quiet import quiet_start
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,13 +24,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARACTERS = 300
 """Of a prompt's new part and of a reply."""
-
-Simulate = Annotated[
-    bool, typer.Option("--simulate", help="No model: vLLM's engine with tokens made up.")
-]
-BlockTokens = Annotated[int, typer.Option(min=1, help="Tokens of a block.")]
-MaxOutput = Annotated[int, typer.Option(min=1, help="Tokens of a reply at most.")]
-Out = Annotated[Path, typer.Option(help="Folder for the trace.")]
+MaxOutput = Annotated[int, Option(min=1, help="Tokens of a reply at most.")]
 
 GREETING = (
     "Hello world. This letter is long enough to fill several blocks of the cache, so that a second reader of the same "
@@ -45,19 +32,52 @@ GREETING = (
 )
 
 
-def demo_client(
-    dataset: Dataset = None,
-    model: Model = "demo",
-    conversations: Conversations = 3,
-    max_output_tokens: MaxOutput = 32,
-    max_prompt_tokens: MaxPrompt = 4096,
-    block_tokens: BlockTokens = 32,
-    out: Out = Path("/tmp"),
-    simulate: Simulate = False,
-    requests_per_s: Rate = 1.0,
-    think_time_s: ThinkTime = 5.0,
-    seed: Seed = 0,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class HelloOptions:
+    """How the greetings are served and recorded."""
+
+    model: Annotated[
+        str, Option(help="Model name or folder; `demo` is a random model made on this machine.")
+    ] = "demo"
+    max_output_tokens: MaxOutput = 16
+    block_tokens: Annotated[int, Option(min=1, help="Tokens of a block.")] = 32
+    out: Annotated[Path, Option(help="Folder for the trace.")] = Path("/tmp")
+    simulate: Annotated[
+        bool, Option("--simulate", help="No model: vLLM's engine with tokens made up.")
+    ] = False
+    max_prompt_tokens: int = 1024
+
+    def recording(self, workload: str, name: str) -> Recording:
+        """Of this workload, in files of this name."""
+        from vllm_pensieve.collection.recording import Recording
+
+        return Recording(
+            workload=workload,
+            model=self.model,
+            block_tokens=self.block_tokens,
+            out=self.out,
+            simulate=self.simulate,
+            max_prompt_tokens=self.max_prompt_tokens,
+            max_output_tokens=self.max_output_tokens,
+            kv_cache_gib=0.25,
+            real_time=False,
+            simulated_tokens="echo",
+            name=name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientDemoOptions(ClientOptions, HelloOptions):
+    """How a client's conversations are chosen, served and recorded."""
+
+    conversations: Conversations = 3
+    max_prompt_tokens: MaxPrompt = 4096
+    max_output_tokens: MaxOutput = 32
+    requests_per_s: Rate = 1.0
+
+
+@takes(ClientDemoOptions)
+def demo_client(options: ClientDemoOptions) -> None:
     """Show the events of a ShareGPT client, single-turn and multi-turn, and what vLLM made of them."""
     from rich.console import Console
 
@@ -65,24 +85,12 @@ def demo_client(
     from vllm_pensieve.workloads.tokens import token_counter
 
     console = Console()
-    clients = make_clients(
-        console,
-        dataset,
-        model,
-        conversations,
-        max_prompt_tokens,
-        requests_per_s,
-        think_time_s,
-        seed,
-    )
+    clients = options.clients(console)
     prepare(console, os.environ)
     for mode, workload in (("single", "chat_single"), ("multi", "chat_multi")):
-        name = f"prefix_metrics_demo_{mode}"
-        recording = _recording(
-            workload, name, model, block_tokens, out, simulate, max_prompt_tokens, max_output_tokens
-        )
+        recording = options.recording(workload, f"prefix_metrics_demo_{mode}")
         events = clients.requests(workload).events
-        limits = output_limits(events, recording, token_counter(model).count)
+        limits = output_limits(events, recording, token_counter(options.model).count)
         _print(console, events, record(recording, events, limits, starting=quiet_start))
     console.print(
         "whole prompts: python tools/sharegpt_client_simulator.py --mode multi --out events.jsonl",
@@ -91,13 +99,8 @@ def demo_client(
     )
 
 
-def demo_hello(
-    model: Model = "demo",
-    max_output_tokens: MaxOutput = 16,
-    block_tokens: BlockTokens = 32,
-    out: Out = Path("/tmp"),
-    simulate: Simulate = False,
-) -> None:
+@takes(HelloOptions)
+def demo_hello(options: HelloOptions) -> None:
     """Greet vLLM a few times, and show how much of each prompt was in the cache."""
     from rich.console import Console
 
@@ -114,39 +117,10 @@ def demo_hello(
     ]
     console = Console()
     prepare(console, os.environ)
-    recording = _recording(
-        "hello", "prefix_metrics_toy", model, block_tokens, out, simulate, 1024, max_output_tokens
-    )
-    recorded = record(recording, events, [max_output_tokens] * len(events), starting=quiet_start)
-    _print(console, events, recorded)
+    recording = options.recording("hello", "prefix_metrics_toy")
+    limits = [options.max_output_tokens] * len(events)
+    _print(console, events, record(recording, events, limits, starting=quiet_start))
     print_summaries([read_prefix_stats(recording.prefix)])
-
-
-def _recording(
-    workload: str,
-    name: str,
-    model: str,
-    block_tokens: int,
-    out: Path,
-    simulate: bool,
-    max_prompt_tokens: int,
-    max_output_tokens: int,
-) -> Recording:
-    from vllm_pensieve.collection.recording import Recording
-
-    return Recording(
-        workload=workload,
-        model=model,
-        block_tokens=block_tokens,
-        out=out,
-        simulate=simulate,
-        max_prompt_tokens=max_prompt_tokens,
-        max_output_tokens=max_output_tokens,
-        kv_cache_gib=0.25,
-        real_time=False,
-        simulated_tokens="echo",
-        name=name,
-    )
 
 
 def _print(console: Console, events: Sequence[RequestEvent], recorded: Recorded) -> None:

@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_pensieve.bench.users import UsersOptions
-from vllm_pensieve.cli.quiet import quiet_start
 from vllm_pensieve.demo_model import named
+from vllm_pensieve.quiet import quiet_start
 
 if TYPE_CHECKING:
-    from vllm_pensieve.bench.demonstration import Asked, Demonstration
+    from vllm_pensieve.bench.guide_demonstration import Asked, Demonstration
     from vllm_pensieve.serving import Server
 
 
@@ -20,14 +20,14 @@ def run(options: UsersOptions) -> int:
     The engine runs in this process, so that a profile of it shows what the engine does. Raises UsageError before
     anything is started for what cannot be done as asked.
     """
-    from vllm_pensieve.bench.demonstration import plan_demonstration
+    from vllm_pensieve.bench.guide_demonstration import plan_demonstration
 
     return show(plan_demonstration(options))
 
 
 def show(plan: Demonstration) -> int:
     """Carry out what was planned; return the exit status. Raises UsageError if vLLM refuses the model."""
-    from vllm_pensieve.bench.demonstration import demonstrate
+    from vllm_pensieve.bench.guide_demonstration import demonstrate
 
     turns = len(plan.conversations[0].turns)
     text = f", each about a text of {plan.history_tokens:,} tokens" if plan.history_tokens else ""

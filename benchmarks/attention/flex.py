@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vllm_pensieve.bench.kernels.contract import Prepared, Way, tried
-from vllm_pensieve.bench.kernels.problem import Problem
+from benchmarks.attention.contract import Prepared, Way, tried
+from benchmarks.attention.problem import Problem
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

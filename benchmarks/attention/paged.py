@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vllm_pensieve.bench.kernels.contract import Prepared, Way
-from vllm_pensieve.bench.kernels.problem import Problem, ScatteredKv
-from vllm_pensieve.bench.kernels.reference import SubRequest, paged_attention
+from benchmarks.attention.contract import Prepared, Way
+from benchmarks.attention.problem import Problem, ScatteredKv
+from benchmarks.attention.reference import SubRequest, paged_attention
 
 
 def reference_kernel(

@@ -1,7 +1,9 @@
-"""Attention over scattered blocks: the reference, the ways beside it, and `pensieve bench kernels`."""
+"""Attention over scattered blocks: the reference, the other ways, and `pensieve bench kernels`."""
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from vllm_pensieve.bench.kernels import (
+from benchmarks.attention import (
     copy_out,
     dense,
     flex,
@@ -23,16 +26,18 @@ from vllm_pensieve.bench.kernels import (
     paged,
     vllm_paged,
 )
-from vllm_pensieve.bench.kernels.cases import Case, KernelOptions, make_cases
-from vllm_pensieve.bench.kernels.contract import Prepared, UnavailableError, Way
-from vllm_pensieve.bench.kernels.problem import (
+from benchmarks.attention.cases import Case, make_cases
+from benchmarks.attention.contract import Prepared, UnavailableError, Way
+from benchmarks.attention.options import KernelOptions
+from benchmarks.attention.problem import (
     Problem,
     ScatteredKv,
     make_problem,
     scattered_tables,
 )
-from vllm_pensieve.bench.kernels.reference import SubRequest, paged_attention, sub_requests
+from benchmarks.attention.reference import SubRequest, paged_attention, sub_requests
 from vllm_pensieve.cli import app
+from vllm_pensieve.cli.kernels import FOLDER, add_kernels
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import is_cpu_build
 
@@ -272,7 +277,7 @@ def _vllm_layout(kv: ScatteredKv):
     """Made before the table is broken, else it would be filled by the same wrong table."""
     from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
-    from vllm_pensieve.bench.kernels.vllm_cpu import _own_layout
+    from benchmarks.attention.vllm_cpu import _own_layout
 
     return _own_layout(kv, _get_attn_isa(kv.keys.dtype, kv.case.block_tokens, kv.case.head_dim))
 
@@ -338,7 +343,13 @@ def test_what_is_not_of_a_token_is_far_from_what_is():
 
 def test_dropped_runs_are_whole_blocks_spread_over_the_context():
     options = KernelOptions(
-        (8,), (2048, 300), 1, None, 3, 64, 32, 4, 2, 64, "float32", 1, "cpu", 0, False
+        key_len=(2048, 300),
+        batch=1,
+        dropped_runs=3,
+        dropped_len=64,
+        heads=4,
+        kv_heads=2,
+        head_dim=64,
     )
     assert [case.dropped for case in make_cases(options)] == [
         ((0, 64), (672, 736), (1344, 1408)),
@@ -428,7 +439,7 @@ def test_a_wrong_block_table_ends_with_status_1(monkeypatch):
         ({"dropped_len": "128"}, "do not fit into the 3 full blocks of 100 tokens; lower"),
         ({"dtype": "int8"}, "--dtype 'int8' is unknown; choose one of: bfloat16, float16, float32"),
         ({"device": "tpu"}, "--device 'tpu' is unknown; choose one of: auto, cpu, cuda, cuda:N"),
-        ({"json": "/no/such/folder/out.json"}, "its folder does not exist or cannot be written"),
+        ({"json": "/no/such/folder/out.json"}, "there is no folder /no/such/folder; make it first"),
         ({"batch": "10000000"}, "lower --batch, --key-len, --query-len, --heads or --kv-heads"),
     ],
 )  # fmt: skip
@@ -452,3 +463,23 @@ def test_a_foreign_kernel_that_fails_is_left_out_with_its_message(monkeypatch):
     monkeypatch.setattr(torch.nn.attention.flex_attention, "flex_attention", fails)
     with pytest.raises(UnavailableError, match=r"\(RuntimeError: not for this processor\)$"):
         flex.prepare(problem_of(CASE, again=False), compiled=False)
+
+
+def test_an_installed_package_says_where_the_benchmark_is(tmp_path):
+    installed = typer.Typer()
+    installed.command("other")(lambda: None)
+    add_kernels(installed, tmp_path / "benchmarks" / "attention")
+    answer = CliRunner().invoke(installed, ["kernels", "--verify", "--batch", "2"])
+    assert isinstance(answer.exception, UsageError)
+    assert "it is in the folder benchmarks/attention of vllm-pensieve's repository" in str(
+        answer.exception
+    )
+    assert FOLDER.is_dir(), "where the command looks for it in a checkout"
+
+
+def test_the_benchmark_runs_as_a_module_too():
+    command = [sys.executable, "-m", "benchmarks.attention", "--heads", "4", "--kv-heads", "3"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=FOLDER.parents[1], check=False
+    )
+    assert (done.returncode, done.stderr.count("--heads 4 must be a multiple")) == (2, 1)

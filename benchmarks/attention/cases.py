@@ -5,32 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from vllm_pensieve.bench.kernels.reference import STEP_TOKENS
+from benchmarks.attention.options import KernelOptions
+from benchmarks.attention.reference import STEP_TOKENS
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import BYTES_BY_DTYPE
 
 FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True)
-class KernelOptions:
-    """What to measure; lengths in tokens. chunks: None: every block by itself."""
-
-    query_len: tuple[int, ...]
-    key_len: tuple[int, ...]
-    batch: int
-    chunks: int | None
-    dropped_runs: int
-    dropped_len: int
-    block_tokens: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    dtype: str
-    iters: int
-    device: str
-    seed: int
-    verify: bool
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vllm_pensieve.bench.fit import fit_turns, longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, carried, choose_memory
-from vllm_pensieve.bench.options import check_run
+from vllm_pensieve.bench.options import Workload, check_run
 from vllm_pensieve.bench.users import PRESETS, UsersOptions, check_users, users_spec
 from vllm_pensieve.machine import GB, GIB
 from vllm_pensieve.models import window_options
@@ -18,7 +18,7 @@ from vllm_pensieve.serving.options import ServerOptions
 from vllm_pensieve.serving.server import InputTooLong, Reply, Server
 from vllm_pensieve.workloads.conversations import Conversation, Turn, WorkloadSpec
 from vllm_pensieve.workloads.text import write_text
-from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, TokenCounter, token_counter
+from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
 
 SESSIONS = 3
 QUESTIONS = (
@@ -53,7 +53,7 @@ class Demonstration:
         if own.gpu_cache_gb is not None:
             words += ["--kv-cache-memory-bytes", str(round(own.gpu_cache_gb * GB))]
         if own.cpu_cache_gb:
-            words += ["--host-cache", f"{own.cpu_cache_gb * GB / GIB:.3g}"]
+            words += ["--host-cache-gib", f"{own.cpu_cache_gb * GB / GIB:.3g}"]
         return " ".join([*words, *own.vllm_options])
 
 
@@ -79,12 +79,13 @@ def plan_demonstration(options: UsersOptions) -> Demonstration:
     spec = users_spec(options)
     counter = token_counter(options.model)  # first, since it refuses a model that there is not
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, PRESETS[options.preset].memory)
-    asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
+    asked, memory_notes = carried(asked, options)
     limit, what = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
     question_tokens = max(counter.count(question) for question in QUESTIONS)
     output_tokens = spec.output_tokens or 1
-    turn_tokens = question_tokens + output_tokens + 2 * MESSAGE_OVERHEAD_TOKENS
-    spec, notes = fit_turns(spec, limit, what, turn_tokens, MESSAGE_OVERHEAD_TOKENS)
+    overhead = counter.message_overhead_tokens
+    turn_tokens = question_tokens + output_tokens + 2 * overhead
+    spec, notes = fit_turns(spec, limit, what, turn_tokens, overhead)
     turns = [
         Turn(
             question,
@@ -100,9 +101,8 @@ def plan_demonstration(options: UsersOptions) -> Demonstration:
         Conversation(f"session_{number}", _after_text(turns, number, spec, counter))
         for number in range(1, SESSIONS + 1)
     )
-    memory = choose_memory(
-        asked, options.model, options.modes, conversations, SESSIONS, options.server_options
-    )
+    workload = Workload(conversations, SESSIONS, {}, "", overhead)
+    memory = choose_memory(asked, options, workload)
     server = ServerOptions(
         mode=options.modes,
         model=options.model,

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from vllm_pensieve.bench.kernels.contract import Prepared, UnavailableError, Way, tried
-from vllm_pensieve.bench.kernels.problem import Problem, ScatteredKv
-from vllm_pensieve.bench.kernels.reference import SubRequest
+from benchmarks.attention.contract import Prepared, UnavailableError, Way, tried
+from benchmarks.attention.problem import Problem, ScatteredKv
+from benchmarks.attention.reference import SubRequest
 
 
 class Metadata(NamedTuple):
@@ -52,10 +52,10 @@ def vllm_kernel(
     except ImportError as error:
         raise UnavailableError(f"vLLM cannot be imported ({error})") from error
     if kv.keys.device.type == "cuda":
-        from vllm_pensieve.bench.kernels.vllm_cuda import cuda_kernel
+        from benchmarks.attention.vllm_cuda import cuda_kernel
 
         return cuda_kernel(kv, metadata(requests, kv.keys.device))
-    from vllm_pensieve.bench.kernels.vllm_cpu import cpu_kernel
+    from benchmarks.attention.vllm_cpu import cpu_kernel
 
     return cpu_kernel(kv, metadata(requests, kv.keys.device))
 
