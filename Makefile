@@ -24,10 +24,11 @@ test-long: setup-dev ## what is too slow for `make test`: every command line of 
 	$(VENV)/python -m pytest -m long
 
 .PHONY: lint
-lint: setup-dev ## style and types
+lint: setup-dev ## style, types, and which part imports which
 	$(VENV)/python -m ruff check .
 	$(VENV)/python -m ruff format --check .
 	$(VENV)/python -m mypy
+	$(VENV)/lint-imports --no-cache --no-logo
 
 .PHONY: format
 format: setup-dev ## put the code into the common format

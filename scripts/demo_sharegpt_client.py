@@ -4,12 +4,7 @@
 python scripts/demo_sharegpt_client.py [--dataset NAME|FILE|generated] [--simulate]
 """
 
-import typer
-
-from vllm_pensieve.cli import main
-from vllm_pensieve.cli.demos import demo_client
+from vllm_pensieve.cli.aliases import run
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(demo_client)
-    main(app, None)
+    run(__file__)

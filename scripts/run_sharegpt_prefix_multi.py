@@ -1,19 +1,10 @@
 #!/usr/bin/env python
-"""Record a trace of ShareGPT requests with transcripts: /tmp/prefix_metrics_sharegpt_multi_requests.jsonl and
-_blocks.jsonl.
+"""Record a trace of ShareGPT requests with transcripts: `pensieve trace collect sharegpt`.
 
-    [PREFIX_MODE=single|multi] python scripts/run_sharegpt_prefix_multi.py [--mode single|multi] [--dataset ...]
-
-The same as `pensieve trace collect sharegpt --block-tokens 16 --requests-per-s 0.2`. Blocks of 16 tokens can be merged
-into those of 32 and 64 afterwards; on a CPU vLLM runs no model with them, so that the trace is recorded without it, and
-the output says so.
+python scripts/run_sharegpt_prefix_multi.py [--mode single|multi] [--dataset ...] [--simulate] [--out DIR]
 """
 
-import sys
-
-from vllm_pensieve.cli import main
+from vllm_pensieve.cli.aliases import run
 
 if __name__ == "__main__":
-    options = ["--block-tokens", "16", "--requests-per-s", "0.2"]
-    sys.argv[1:1] = ["trace", "collect", "sharegpt", *options]
-    main()
+    run(__file__)

@@ -61,8 +61,8 @@ def test_host_memory_goes_to_every_mode_that_swaps_and_to_no_other():
 
 
 def test_every_mode_has_a_colour_and_a_marker_of_its_own():
-    from vllm_pensieve.bench.figures import MODE_COLOURS, MODE_MARKERS
+    from vllm_pensieve.bench.figures import LOOKS
 
-    for table in (MODE_COLOURS, MODE_MARKERS):
-        assert set(table) == set(MODES)
-        assert len(set(table.values())) == len(table)
+    assert set(LOOKS) == set(MODES)
+    for values in zip(*LOOKS.values(), strict=True):
+        assert len(set(values)) == len(LOOKS)

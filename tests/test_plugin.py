@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 import pytest
 
-from vllm_pensieve import compat, plugin
+from vllm_pensieve import plugin
 from vllm_pensieve.config import ConfigError, PensieveConfig
+from vllm_pensieve.vllm_hooks import host
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_the_start_log_tells_version_settings_and_which_warnings_are_intended(
 ):
     from vllm import logger
 
-    from vllm_pensieve import __version__
+    from vllm_pensieve.version import __version__
 
     logger._print_info_once.cache_clear()  # this process has made engines before
     args = engine_args(additional_config={"pensieve": settings})
@@ -177,41 +178,6 @@ def test_a_connector_of_the_users_is_kept_and_what_is_off_is_said(engine_args, c
     assert "--kv-offloading-size" in caplog_vllm.text
 
 
-@pytest.mark.parametrize("version", ["0.31.2", "0.33.0", "0.3.2", "1.0"])
-def test_another_version_of_vllm_is_refused_in_one_sentence_that_names_both(monkeypatch, version):
-    import vllm
-
-    monkeypatch.setattr(vllm, "__version__", version)
-    with pytest.raises(compat.UnsupportedVllmError) as refusal:
-        compat.check_vllm()
-    assert "works with vLLM 0.32" in str(refusal.value)
-    assert f"vLLM {version} is installed" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.1+cpu"])
-def test_the_supported_version_passes(monkeypatch, version):
-    import vllm
-
-    monkeypatch.setattr(vllm, "__version__", version)
-    compat.check_vllm()
-
-
-def test_a_hook_that_changed_is_refused_by_name(monkeypatch):
-    from vllm.v1.core.block_pool import BlockPool
-
-    monkeypatch.setattr(BlockPool, "evict_blocks", lambda self: None)
-    with pytest.raises(
-        compat.UnsupportedVllmError, match=r"BlockPool\.evict_blocks has no parameter 'block_ids'"
-    ):
-        compat.check_vllm()
-    monkeypatch.delattr(BlockPool, "evict_blocks")
-    with pytest.raises(
-        compat.UnsupportedVllmError, match=r"BlockPool\.evict_blocks does not exist"
-    ):
-        compat.check_vllm()
-
-
 def test_vllm_finds_the_plugin_and_it_changes_nothing_when_off():
     check = (
         "from vllm.engine.arg_utils import EngineArgs\n"
@@ -243,7 +209,7 @@ def assert_runs(code: str) -> None:
 def test_our_connector_costs_no_core(engine_args, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_NUM_OF_RESERVED_CPU", "7")  # so that it is put back afterwards
     monkeypatch.delenv("VLLM_CPU_NUM_OF_RESERVED_CPU")
-    monkeypatch.setattr(compat, "_reserved_by_us", [])
+    monkeypatch.setattr(host, "_reserved_by_us", [])
     plugin.configure(engine_args(additional_config={"pensieve": {}}))
     assert "VLLM_CPU_NUM_OF_RESERVED_CPU" not in os.environ
     with_host_tier = {"pensieve": {"host_cache_gib": 0.001}}

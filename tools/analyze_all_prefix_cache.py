@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""Summaries, distributions and hit rates of every trace in a folder.
+"""Summaries, distributions and hit rates of every trace in a folder: `pensieve trace analyze-all`.
 
-    python tools/analyze_all_prefix_cache.py DIR
-
-The same as `pensieve trace analyze-all`.
+python tools/analyze_all_prefix_cache.py DIR
 """
 
-import sys
-
-from vllm_pensieve.cli import main
+from vllm_pensieve.cli.aliases import run
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["trace", "analyze-all"]
-    main()
+    run(__file__)

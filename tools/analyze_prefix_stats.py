@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""Print a recorded trace's summary and draw its distributions.
+"""Print a recorded trace's summary and draw its distributions: `pensieve trace analyze`.
 
-    python tools/analyze_prefix_stats.py PREFIX
-
-The same as `pensieve trace analyze`.
+python tools/analyze_prefix_stats.py PREFIX
 """
 
-import sys
-
-from vllm_pensieve.cli import main
+from vllm_pensieve.cli.aliases import run
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["trace", "analyze"]
-    main()
+    run(__file__)

@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""Write down what a ShareGPT client would send and when, one JSON object a line.
+"""Write down what a ShareGPT client would send and when: `pensieve trace events sharegpt`.
 
-    python tools/sharegpt_client_simulator.py [--mode single|multi] [--dataset NAME|FILE|generated] [--out FILE]
-
-The same as `pensieve trace events sharegpt`.
+python tools/sharegpt_client_simulator.py [--mode single|multi] [--dataset NAME|FILE|generated] [--out FILE]
 """
 
-import sys
-
-from vllm_pensieve.cli import main
+from vllm_pensieve.cli.aliases import run
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["trace", "events", "sharegpt"]
-    main()
+    run(__file__)

@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""Hit rates of cache policies over a range of capacities.
+"""Hit rates of cache policies over a range of capacities: `pensieve trace policies`.
 
-    python tools/simulate_cache_policies.py PREFIX BLOCK POLICY
-
-The same as `pensieve trace policies`.
+python tools/simulate_cache_policies.py PREFIX BLOCK POLICY
 """
 
-import sys
-
-from vllm_pensieve.cli import main
+from vllm_pensieve.cli.aliases import run
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["trace", "policies"]
-    main()
+    run(__file__)

@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""All traces of a folder share one cache: LRU, FIFO and workload-aware LRU.
+"""All traces of a folder share one cache: `pensieve trace mix`.
 
-    python tools/simulate_mixed_workloads.py DIR
-
-The same as `pensieve trace mix`.
+python tools/simulate_mixed_workloads.py DIR
 """
 
-import sys
-
-from vllm_pensieve.cli import main
+from vllm_pensieve.cli.aliases import run
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["trace", "mix"]
-    main()
+    run(__file__)

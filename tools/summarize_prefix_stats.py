@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""Print how much of a recorded trace's prompts was found in the cache.
+"""Print how much of a recorded trace's prompts was found in the cache: `pensieve trace summarize`.
 
-    python tools/summarize_prefix_stats.py PREFIX
-
-The same as `pensieve trace summarize`.
+python tools/summarize_prefix_stats.py PREFIX
 """
 
-import sys
-
-from vllm_pensieve.cli import main
+from vllm_pensieve.cli.aliases import run
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["trace", "summarize"]
-    main()
+    run(__file__)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm_pensieve.version import __version__
+
 if TYPE_CHECKING:
     from vllm_pensieve.serving import Server
 
-__version__ = "0.1.0"
-__all__ = ["create_server"]
+__all__ = ["__version__", "create_server"]
 
 
 def create_server(mode: str = "pensieve", model: str = "demo", **options: Any) -> Server:

@@ -1,6 +1,7 @@
 """Every knob of the plugin: one frozen dataclass, where its values come from, and what is refused.
 
-No other file reads the environment.
+Settings in the environment are read here and nowhere else. Other files hand the environment on to processes that they
+start, or set in it what vLLM and CUDA read; `tests/test_environment.py` lists them.
 """
 
 from __future__ import annotations

@@ -34,8 +34,6 @@ HEADS = 8
 KV_HEADS = 4
 HEAD_DIM = HIDDEN // HEADS
 MAX_POSITION = 32768
-KV_BYTES_PER_TOKEN = 2 * LAYERS * KV_HEADS * HEAD_DIM * 2
-"""Keys and values of all layers in bfloat16: 8 KiB."""
 
 BYTES = 256
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -116,12 +114,13 @@ def write_demo_model(folder: Path) -> None:
 
     _write_tokenizer(folder)
     save_file(_weights(), str(folder / "model.safetensors"), metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(_model_config(), indent=1))
+    (folder / "config.json").write_text(json.dumps(model_config(), indent=1))
     generation = {"bos_token_id": BYTES, "eos_token_id": BYTES + 1, "pad_token_id": BYTES + 2}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=1))
 
 
-def _model_config() -> dict[str, object]:
+def model_config() -> dict[str, object]:
+    """What its config.json says."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

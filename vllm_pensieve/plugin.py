@@ -14,19 +14,18 @@ from vllm_pensieve.config import (
     PensieveConfig,
     switched_on,
 )
+from vllm_pensieve.vllm_hooks.names import CONNECTOR, CONNECTOR_MODULE, SCHEDULER, SIMULATOR
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
 
-SCHEDULER = "vllm_pensieve.scheduler.make_scheduler"
 TRACE_END_S = 20.0
 """What an engine process that is being stopped gets to end its trace, before vLLM kills it."""
-SIMULATOR = "vllm_pensieve.simulator.SimulatedExecutor"
 
 
 def register() -> None:
     """Have every engine configuration that is made from now on ask whether the plugin is on. Idempotent."""
-    from vllm_pensieve.compat import announce_environment, wrap_create_engine_config
+    from vllm_pensieve.vllm_hooks.patches import announce_environment, wrap_create_engine_config
 
     announce_environment((SWITCH, SETTINGS))
     wrap_create_engine_config(configure)
@@ -45,7 +44,8 @@ def configure(engine_args: EngineArgs) -> None:
     config = switched_on(engine_args.additional_config)
     if config is None:
         return
-    from vllm_pensieve.compat import check_vllm, report_pensieve_stats
+    from vllm_pensieve.vllm_hooks.loggers import report_pensieve_stats
+    from vllm_pensieve.vllm_hooks.versions import check_vllm
 
     check_vllm()
     if engine_args.scheduler_cls not in (None, SCHEDULER):
@@ -69,8 +69,7 @@ def configure(engine_args: EngineArgs) -> None:
 def _tell_settings(engine_args: EngineArgs, config: PensieveConfig) -> None:
     from vllm.logger import init_logger
 
-    from vllm_pensieve import __version__
-    from vllm_pensieve.compat import CONNECTOR
+    from vllm_pensieve.version import __version__
 
     connector = engine_args.kv_transfer_config
     with_connector = connector is not None and connector.kv_connector == CONNECTOR
@@ -84,9 +83,9 @@ def _tell_settings(engine_args: EngineArgs, config: PensieveConfig) -> None:
 
 
 def _make_way_for_the_trace(engine_args: EngineArgs, prefix: str) -> None:
-    from vllm_pensieve.compat import leave_time_for_traces
     from vllm_pensieve.errors import TraceError
     from vllm_pensieve.trace.files import check_place, engine_prefix
+    from vllm_pensieve.vllm_hooks.stopping import leave_time_for_traces
 
     if multiprocessing.parent_process() is None:  # else our own engine may be writing it already
         try:
@@ -103,13 +102,11 @@ def _add_host_tier(engine_args: EngineArgs, config: PensieveConfig) -> None:
     from vllm.config import KVTransferConfig
     from vllm.logger import init_logger
 
-    from vllm_pensieve.compat import (
-        CONNECTOR,
-        CONNECTOR_MODULE,
+    from vllm_pensieve.swap.host_memory import available_bytes
+    from vllm_pensieve.vllm_hooks.host import (
         kv_cache_bytes_of_host,
         reserve_no_core_for_our_connector,
     )
-    from vllm_pensieve.swap.host_memory import available_bytes
 
     theirs = engine_args.kv_transfer_config
     other = None

@@ -70,7 +70,7 @@ def test_bars_stand_for_all_prompt_tokens_over_the_trace_s_time(chats):
     heights: dict[str, float] = {}
     for height, colour in re.findall(r'height="([\d.]+)" fill="(#\w+)"', chart):
         heights[colour] = heights.get(colour, 0.0) + float(height)
-    served = read_prefix_stats(chats).served
+    served = read_prefix_stats(chats).trace.served
     expected = [total for total in served.tokens.sum(axis=0) if total]
     found = np.array(list(heights.values()))
     assert found / found.sum() == pytest.approx(np.array(expected) / sum(expected), rel=0.02)

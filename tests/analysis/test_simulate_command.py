@@ -210,9 +210,9 @@ REFUSED = [
         ("--block-tokens", "100"),
         "--block-tokens 100: lengths of prompts show blocks of 512 tokens; only multiples",
     ),
-    (("--model", "a", "--bytes-per-token", "5"), "say the same thing; give one of them"),
+    (("--model", "a", "--bytes-per-token", "5"), "are alternatives; give one of them"),
     (("--cost-profile", "absent.json"), "--cost-profile: absent.json: cannot be read"),
-    (("--cost-profile", "a", "--cost-slope", "1"), "say the same thing; give one of them"),
+    (("--cost-profile", "a", "--cost-slope", "1"), "are alternatives; give one of them"),
 ]
 
 

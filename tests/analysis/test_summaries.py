@@ -68,6 +68,21 @@ def test_a_summary_counts_what_can_be_counted_by_hand(chats):
     assert {summary[key]["source"] for key in ("reuse_fraction", "block_hits")} == {MEASURED}
 
 
+def test_what_was_measured_is_in_the_order_of_the_trace_whatever_order_requests_ended_in(chats):
+    """A server writes a line when a request ends: here the first to arrive, which found nothing, ends last."""
+    path = Path(f"{chats}_requests.jsonl")
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    stats = read_prefix_stats(chats)
+    trace = stats.trace
+    assert trace.times_s.tolist() == [0, 1, 10, 11, 20, 21]
+    known_blocks = np.array([0, 0, 3, 3, 5, 5])  # of one request after the other
+    assert (
+        stats.reuse_fraction.tolist() == (BLOCK_TOKENS * known_blocks / trace.input_tokens).tolist()
+    )
+    assert trace.served.tokens[:, 0].tolist() == (BLOCK_TOKENS * known_blocks).tolist()
+    assert trace.served.tokens.sum(axis=1).tolist() == trace.input_tokens.tolist()
+
+
 def test_what_was_not_recorded_is_replayed_with_the_same_result(chats):
     measured = read_prefix_stats(chats)
     Path(f"{chats}_blocks.jsonl").unlink()

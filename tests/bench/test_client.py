@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from vllm_pensieve.bench.client import Replay, Reply, RequestFailed, Target, common_length, replay
-from vllm_pensieve.bench.records import RequestRecord, text_digest
+from vllm_pensieve.bench.exchanges import Exchange, text_digest
 from vllm_pensieve.workloads.conversations import Conversation, Turn
 
 TALK = Conversation("s", (Turn("one?", 4, 8, 0.0), Turn("two?", 4, 8, 0.0)))
@@ -121,7 +121,7 @@ PIECE = chunk([1], content="x").to_json(indent=None).encode()
     ],
 )
 def test_a_turn_without_an_answer_is_a_failure_and_the_rest_is_not_sent(handle, said):
-    records: list[RequestRecord] = []
+    records: list[Exchange] = []
     with answering(handle) as url:
         asyncio.run(replay(Target(url, "m", 0), Replay([TALK], 1, records.append)))
     first, second = records

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from vllm_pensieve.bench import figures
-from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.statistics import mode_statistics
 
 CLASSES = {"a": "HOT", "b": "COLD"}
 SOURCES = {"total": 80, "resident": 60, "swapped": 0, "recovered": 0, "new": 20}
 
 
-def served(ttft_s: float, turns: int) -> list[RequestRecord]:
+def served(ttft_s: float, turns: int) -> list[Exchange]:
     return [
-        RequestRecord(session, turn, 10.0 * turn, ttft_s=ttft_s * turn, e2e_s=9.0)
+        Exchange(session, turn, 10.0 * turn, ttft_s=ttft_s * turn, e2e_s=9.0)
         for session in CLASSES
         for turn in range(1, turns + 1)
     ]

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.bench.options import CompareOptions, make_plan
+from vllm_pensieve.bench.options import make_plan
 from vllm_pensieve.bench.plan import server_arguments
+from vllm_pensieve.bench.run_options import CompareOptions
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.modes import MODES
 

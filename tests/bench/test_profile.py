@@ -1,11 +1,9 @@
 """`pensieve profile`: how a step's time is taken apart, what is timed, and what is refused."""
 
-import io
 import random
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.retention.profiles import a_profile
@@ -17,6 +15,7 @@ from vllm_pensieve.cli import app
 from vllm_pensieve.cli.profile_view import check_table, curve_lines, curve_table, curve_title
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.retention import MeasuredCostModel, PiecewiseLinear
+from vllm_pensieve.tables import show
 
 CONTEXTS = (0, 256, 512, 1024, 2048, 4096)
 TRUE = MeasuredCostModel(
@@ -152,14 +151,14 @@ def profile_command(*arguments: str, **environment: str):
         (("--chunks", "0,128"), "--chunks '0,128': give numbers above 0"),
         (("--chunks", "128"), "--chunks 128: two sizes or more are needed"),
         (("--chunks", "64,128", "--max-context", "128"), "a context of 128 tokens has no room"),
-        (("--out", "/no/such/folder/p.json"), "name a file in a folder that exists"),
+        (("--out", "/no/such/folder/p.json"), "there is no folder /no/such/folder; make it"),
         (("--", "--dtype", "float16"), "-- --dtype: give it before `--`, as --dtype"),
         (
             ("--", "--max-model-len=512"),
             "-- --max-model-len: give it before `--`, as --max-context",
         ),
         (("--", "--additional-config", "{}"), "the plugin's settings are the command's"),
-        (("--figure", "/"), "name a file in a folder that exists"),
+        (("--figure", "/"), "--figure / is a folder; name a file in it"),
     ],
 )
 def test_bad_input_is_refused_before_vllm_starts(arguments, message):
@@ -173,15 +172,10 @@ def test_a_plugin_that_is_kept_off_cannot_be_profiled():
     assert "VLLM_PENSIEVE=0 keeps the plugin off" in str(answer.exception)
 
 
-def printed(what) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(what)
-    return console.export_text()
-
-
-def test_the_table_puts_flops_of_the_same_linear_part_beside_what_was_measured():
+def test_the_table_puts_flops_of_the_same_linear_part_beside_what_was_measured(capsys):
     profile = a_profile()
-    rows = [line.split() for line in printed(curve_table(profile)).splitlines()]
+    show(curve_table(profile))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["0", "3.248", "3.286", "0.99"] in rows
     assert [row[0] for row in rows if row and row[0] in ("0", "1,024")] == ["0", "1,024"]
     lines = "\n".join(curve_lines(profile))
@@ -206,10 +200,11 @@ def test_times_that_contradict_each_other_are_warned_of():
     assert "WARNING: that is more than 10%" in "\n".join(curve_lines(noisy))
 
 
-def test_predictions_are_shown_with_their_error():
+def test_predictions_are_shown_with_their_error(capsys):
     row = Comparison(1024, 256, with_run_dropped_s=0.5, all_cached_s=0.3, predicted_s=0.22)
     assert row.error == pytest.approx(0.1)
-    text = printed(check_table([row]))
+    show(check_table([row]))
+    text = capsys.readouterr().out
     assert ["1,024", "256", "500.00", "300.00", "200.00", "220.00", "+10.0%"] in [
         line.split() for line in text.splitlines()
     ]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.remarks import remarks
 from vllm_pensieve.bench.speedups import speedups
 from vllm_pensieve.bench.statistics import mode_statistics
@@ -13,19 +13,17 @@ CACHED = {"total": 100, "resident": 60, "swapped": 0, "recovered": 10, "new": 30
 COMPUTED = {"total": 100, "resident": 0, "swapped": 0, "recovered": 0, "new": 100}
 
 
-def served(**fields: Any) -> list[RequestRecord]:
+def served(**fields: Any) -> list[Exchange]:
     """Two turns each of two conversations, the second after the first."""
     return [
-        RequestRecord(
-            s, turn, 10.0 * turn + 4 * i, ttft_s=1.0, e2e_s=2.0, output_tokens=2, **fields
-        )
+        Exchange(s, turn, 10.0 * turn + 4 * i, ttft_s=1.0, e2e_s=2.0, output_tokens=2, **fields)
         for i, s in enumerate("ab")
         for turn in (1, 2)
     ]
 
 
 def summary(
-    own: list[RequestRecord] | None = None,
+    own: list[Exchange] | None = None,
     sources: dict[str, int] = CACHED,
     load: float = 1.0,
     **workload: Any,
@@ -61,7 +59,7 @@ def test_that_the_plugin_was_not_at_work_is_said_first():
     ("made", "said"),
     [
         (
-            summary([*served()[:3], RequestRecord("b", 2, 0.0, error="gone")]),
+            summary([*served()[:3], Exchange("b", 2, 0.0, error="gone")]),
             [
                 "pensieve: 1 of 4 turns without an answer; its figures are over the 3 that have one",
                 "pensieve/vllm: compared over the 3 requests that both answered, without throughput "
@@ -104,7 +102,7 @@ def test_that_the_plugin_was_not_at_work_is_said_first():
             ],
         ),
         (
-            summary([RequestRecord(s, 1, 0.1 * i, ttft_s=1.0, e2e_s=2.0) for i, s in enumerate("ab")] + served()[2:][1:]
+            summary([Exchange(s, 1, 0.1 * i, ttft_s=1.0, e2e_s=2.0) for i, s in enumerate("ab")] + served()[2:][1:]
                     + [served()[1]]),
             [
                 "2 conversations sent their first turn before any reply began: TTFT of turn 1, and of all turns, "

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vllm_pensieve.bench.sharegpt import ShareGptOptions, plan_sharegpt
-from vllm_pensieve.demo_model import KV_BYTES_PER_TOKEN
 from vllm_pensieve.errors import UsageError
+from vllm_pensieve.kv_shape import kv_shape
 from vllm_pensieve.workloads.tokens import TokenCounter
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -88,7 +88,7 @@ def test_replies_are_as_long_as_recorded_up_to_the_cap(chats, monkeypatch):
 def test_memory_is_a_part_of_what_the_conversations_at_a_time_need(chats):
     eight = {"min_turns": 8}  # one conversation of 240 tokens
     assert plan_sharegpt(options(chats, **eight)).workload["host_cache_gib"] == pytest.approx(
-        240 * KV_BYTES_PER_TOKEN / GIB, abs=1e-3
+        240 * kv_shape("demo").bytes_per_token / GIB, abs=1e-3
     )
     plan = plan_sharegpt(options(chats, gpu_cache_gb=1.0, cpu_cache_gb=0.1))
     assert plan.workload["kv_cache_gib"] == pytest.approx(1e9 / GIB, abs=1e-3)

@@ -5,14 +5,14 @@ import re
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.remarks import remarks
 from vllm_pensieve.bench.sheet import NOT_MEASURED, make_sheet, write_sheet
 from vllm_pensieve.bench.speedups import speedups
 from vllm_pensieve.bench.statistics import STOCK, mode_statistics
 from vllm_pensieve.cli.benchmark_view import details
+from vllm_pensieve.tables import show
 
 TURNS = 10
 CLASSES = {"a": "HOT", "b": "WARM", "c": "COLD"}
@@ -20,10 +20,10 @@ SOURCES = {"total": 30_000, "resident": 21_000, "swapped": 6_000, "recovered": 3
 STATELESS = {"total": 30_000, "resident": 0, "swapped": 0, "recovered": 0, "new": 30_000}
 
 
-def records(slowness: float) -> list[RequestRecord]:
+def records(slowness: float) -> list[Exchange]:
     """Times differ in every request, so that no two figures of the sheet are equal by chance."""
     return [
-        RequestRecord(
+        Exchange(
             session,
             turn,
             start_s=10.0 * turn + number,
@@ -276,9 +276,8 @@ def test_missing_turns_and_how_many_requests_a_turn_has_are_in_the_tables():
 
 def test_the_console_shows_the_same_figures_in_80_columns(capsys):
     made = all_modes()
-    console = Console(width=80)
     for table in details(made):
-        console.print(table)
+        show(table, width=80)
     shown = capsys.readouterr().out
     assert "…" not in shown
     lines = [line.split() for line in shown.splitlines()]
@@ -291,8 +290,11 @@ def test_the_console_shows_the_same_figures_in_80_columns(capsys):
         f"{cold['throughput_rps']:.2f}",
     ]
     turn_10 = [made["speedup"][f"pensieve/{stock}"]["ttft_by_turn"][9] for stock in STOCK]
-    assert ["10", "3", *(f"{factor:.2f}x" for factor in turn_10)] in lines
-    assert ["pensieve", "70.0%", "20.0%", "1.0%", "9.0%"] in lines
+    assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())
+    assert ["pensieve", "50%", "50%", "50%"] in lines
+    (line,) = (line for line in lines if line[:2] == ["10", "3"])
+    assert line[-2:] == [f"{factor:.2f}x" for factor in turn_10]
+    assert ["pensieve", "30000", "70.0%", "20.0%", "1.0%", "9.0%"] in lines
 
 
 def test_a_sheet_is_written_whole(tmp_path):

@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.speedups import speedups
 
 
-def served(ttft_s: dict[tuple[str, int], float], seconds: float = 10.0) -> list[RequestRecord]:
+def served(ttft_s: dict[tuple[str, int], float], seconds: float = 10.0) -> list[Exchange]:
     """One request a second of the session's turns; all of them end `seconds` after the first was sent."""
     return [
-        RequestRecord(
+        Exchange(
             session,
             turn,
             start_s=float(turn),
@@ -23,8 +23,8 @@ def served(ttft_s: dict[tuple[str, int], float], seconds: float = 10.0) -> list[
     ]
 
 
-def failed(session: str, turn: int) -> RequestRecord:
-    return RequestRecord(session, turn, 0.0, error="gone")
+def failed(session: str, turn: int) -> Exchange:
+    return Exchange(session, turn, 0.0, error="gone")
 
 
 SLOW = {("a", 1): 4.0, ("a", 2): 2.0, ("b", 1): 2.0, ("b", 2): 4.0}

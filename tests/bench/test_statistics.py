@@ -10,7 +10,7 @@ from vllm_pensieve.bench.counters import (
     parse_counters,
     prompt_tokens_by_source,
 )
-from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.statistics import (
     batch_sizes,
     first_turns_at_start,
@@ -32,13 +32,13 @@ vllm:prompt_tokens_total{engine="0"} 120.0
 """
 
 
-def record(turn: int, start_s: float, ttft_s: float, e2e_s: float, **fields) -> RequestRecord:
+def record(turn: int, start_s: float, ttft_s: float, e2e_s: float, **fields) -> Exchange:
     fields = {"prompt_tokens": 10, "cached_tokens": 4, "output_tokens": 5} | fields
-    return RequestRecord("s", turn, start_s, ttft_s=ttft_s, e2e_s=e2e_s, **fields)
+    return Exchange("s", turn, start_s, ttft_s=ttft_s, e2e_s=e2e_s, **fields)
 
 
 RECORDS = [record(1, 1.0, 2.0, 6.0), record(5, 8.0, 1.0, 3.0), record(6, 12.0, 3.0, 4.0)]
-FAILED = RequestRecord("s", 7, 30.0, error="gone")
+FAILED = Exchange("s", 7, 30.0, error="gone")
 
 
 def test_percentiles_interpolate_between_ranks():
@@ -96,7 +96,7 @@ def test_each_turn_has_its_spread_and_how_many_requests_it_is_over():
     assert (ttft["by_turn_p10"], ttft["by_turn_p90"]) == ([None, 1.0], [None, 9.0])
 
 
-def of(session: str, record: RequestRecord) -> RequestRecord:
+def of(session: str, record: Exchange) -> Exchange:
     return dataclasses.replace(record, session=session)
 
 
@@ -202,7 +202,7 @@ def test_a_batch_is_who_is_answered_at_the_same_time():
         (1.0, 2.0),
         (10.0, 2.0),
     ]  # 1 s alone, 2 s both, 1 s alone, nobody, 2 s alone
-    records = [RequestRecord("s", 1, start, ttft_s=0.1, e2e_s=length) for start, length in times]
+    records = [Exchange("s", 1, start, ttft_s=0.1, e2e_s=length) for start, length in times]
     assert batch_sizes(records) == {"mean": pytest.approx(8 / 6), "most": 2}
     assert batch_sizes([]) == {"mean": None, "most": 0}
 

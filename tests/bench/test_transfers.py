@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from vllm_pensieve.bench import transfers
 from vllm_pensieve.bench.timing import alternating_medians
+from vllm_pensieve.bench.transfer_options import PATTERNS, TransferOptions
 from vllm_pensieve.cli import app
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import KvShape
@@ -33,6 +34,7 @@ def test_every_copy_that_was_asked_for_is_measured(small_run):
     result, _ = small_run
     assert result["schema"] == 1
     assert result["device"] == "cpu"
+    assert result["options"]["patterns"] == ["sequence", "scattered"]
     assert result["machine"]["cores"] > 0
     assert [
         (row["block_tokens"], row["pattern"], row["blocks"], row["block_bytes"], row["bytes"])
@@ -83,7 +85,9 @@ def test_at_80_columns_nothing_is_cut():
 
 def test_the_bytes_that_are_timed_arrive(monkeypatch):
     """Every pair that is timed is also copied: stores, loads, and what they are compared with."""
-    options = transfers.TransferOptions("demo", (3,), (1,), 1, ("scattered",), "cpu")
+    options = TransferOptions(
+        blocks=(3,), block_tokens=(1,), repeats=1, pattern="scattered", device="cpu"
+    )
     memory = transfers.Memory(KvShape(2, 16), options, torch.device("cpu"))
     memory.flat_rows.copy_(torch.arange(len(memory.flat_rows)))
     pairs = [(0, 4), (5, 1)]
@@ -94,7 +98,7 @@ def test_the_bytes_that_are_timed_arrive(monkeypatch):
     assert torch.equal(memory.flat_rows, memory.flat_host)
 
 
-@pytest.mark.parametrize("pattern", transfers.PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_pairs_are_within_the_memory_and_each_row_is_written_once(pattern):
     lists = transfers._pair_lists(pattern, 6, 20)
     assert len(lists) == 3
@@ -131,7 +135,10 @@ def test_ways_take_turns_and_the_first_turn_does_not_count():
         ),
         (("--device", "tpu"), "--device 'tpu' is unknown; choose one of: auto, cpu, cuda"),
         (("--model", "no/config.json"), "--model no/config.json: cannot be read"),
-        (("--json", "/no/such/folder/out.json"), "its folder does not exist or cannot be written"),
+        (
+            ("--json", "/no/such/folder/out.json"),
+            "there is no folder /no/such/folder; make it first",
+        ),
         (("--blocks", "1000000000"), "is needed to copy 1000000000 blocks of 4 tokens"),
     ],
 )

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from vllm_pensieve.bench import guide_demonstration, users
+from vllm_pensieve.bench.guide_demonstration import plan_demonstration
 from vllm_pensieve.bench.plan import server_arguments, server_command
 from vllm_pensieve.bench.users import PRESETS, UsersOptions, plan_users
-from vllm_pensieve.demo_model import KV_BYTES_PER_TOKEN
 from vllm_pensieve.errors import UsageError
+from vllm_pensieve.kv_shape import kv_shape
 from vllm_pensieve.modes import MODES
 from vllm_pensieve.workloads.tokens import TokenCounter
 
@@ -89,7 +91,7 @@ def test_without_memory_given_there_is_the_presets_part_of_the_working_set():
     own = plan.conversations[0]
     assert {other.context_tokens(0) for other in plan.conversations} == {own.context_tokens(0)}
     tokens = preset.users * own.context_tokens(0)
-    working_set_gib = tokens * KV_BYTES_PER_TOKEN / GIB
+    working_set_gib = tokens * kv_shape("demo").bytes_per_token / GIB
     expected = (preset.memory.gpu * working_set_gib, preset.memory.cpu * working_set_gib)
     found = (plan.workload["kv_cache_gib"], plan.workload["host_cache_gib"])
     assert found == pytest.approx(expected, abs=1e-3)
@@ -97,7 +99,7 @@ def test_without_memory_given_there_is_the_presets_part_of_the_working_set():
 
 def test_the_longest_conversation_always_fits_into_the_memory_that_is_chosen():
     plan = plan_users(options(users=1))
-    assert plan.kv_cache_gib * GIB > plan.max_model_len * KV_BYTES_PER_TOKEN
+    assert plan.kv_cache_gib * GIB > plan.max_model_len * kv_shape("demo").bytes_per_token
 
 
 def test_modes_without_host_memory_get_none():
@@ -177,7 +179,7 @@ def test_conversations_fit_the_context_and_the_kv_memory_that_are_given():
     by_option = plan_users(options(server_options=("--max-model-len", "1024")))
     assert max(own.context_tokens(16) for own in by_option.conversations) <= 1024
     assert "--max-model-len 1024 holds 1,024 tokens" in by_option.notes[0]
-    by_memory = plan_users(options(gpu_cache_gb=1024 * KV_BYTES_PER_TOKEN / 1e9))
+    by_memory = plan_users(options(gpu_cache_gb=1024 * kv_shape("demo").bytes_per_token / 1e9))
     assert by_memory.max_model_len <= 1024 - 2 * 32
     assert "KV memory of 0.00839 GB holds 960 tokens" in by_memory.notes[0]
 
@@ -221,3 +223,17 @@ def test_memory_follows_the_number_format_and_the_workers(server_options, gpu, c
 def test_what_memory_cannot_follow_is_refused(server_options, said):
     with pytest.raises(UsageError, match=said):
         plan_users(options(server_options=server_options))
+
+
+def test_a_template_that_adds_much_to_a_message_leaves_room_for_fewer_turns(monkeypatch):
+    """Measured for the model, not a constant: 1,024 tokens hold turns of 102, or of 300."""
+    short = {"history_tokens": 0, "max_new_tokens": 32, "server_options": ("--max-model-len=1024",)}
+    assert plan_users(options(**short, turns=20)).workload["turns"] == (1024 - 16) // (38 + 32 + 32)
+    wordy = TokenCounter(len, 1.0, message_overhead_tokens=115)
+    for module in (users, guide_demonstration):
+        monkeypatch.setattr(module, "token_counter", lambda model: wordy)
+    plan = plan_users(options(**short, turns=20))
+    assert plan.workload["turns"] == (1024 - 115) // (38 + 32 + 2 * 115)
+    shown = plan_demonstration(options(**short, turns=20, modes="pensieve"))
+    longest = max(map(len, guide_demonstration.QUESTIONS))
+    assert len(shown.conversations[0].turns) == (1024 - 115) // (longest + 32 + 2 * 115)

@@ -75,23 +75,6 @@ def test_the_mode_is_also_taken_from_the_environment(tmp_path):
     assert "--mode 'double' (PREFIX_MODE) is unknown" in answer.stderr
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "scripts/demo_sharegpt_client.py",
-        "scripts/demo_prefix_metrics_hello.py",
-        "scripts/run_sharegpt_prefix_single.py",
-        "scripts/run_sharegpt_prefix_multi.py",
-        "scripts/run_all_workloads_prefix.py",
-        "tools/sharegpt_client_simulator.py",
-    ],
-)
-def test_every_documented_script_explains_itself(script):
-    answer = run([script, "--help"])
-    assert answer.returncode == 0, answer.stderr
-    assert "--model" in answer.stdout
-
-
 def test_the_client_simulator_writes_events():
     answer = run(["tools/sharegpt_client_simulator.py", "--mode", "multi", *GENERATED])
     events = [json.loads(line) for line in answer.stdout.splitlines()]

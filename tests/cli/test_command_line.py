@@ -207,7 +207,7 @@ def test_a_name_that_is_nearly_one_of_the_commands_own_is_refused_at_once(typed)
     answer = pensieve("serve", "demo", typed, "0.1")
     assert answer.returncode == 2
     name = typed.partition("=")[0]
-    assert answer.stderr == f"pensieve: unknown option {name}; did you mean --host-cache?\n"
+    assert answer.stderr == f"pensieve: unknown option {name}; did you mean --host-cache-gib?\n"
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_name_that_is_nearly_one_of_the_commands_own_is_refused_at_once(typed)
 def test_two_sizes_of_the_host_tier_are_refused(config, options, where):
     base = {"VLLM_PENSIEVE_CONFIG": '{"host_cache_gib": 2}'}
     with pytest.raises(
-        UsageError, match=f"--host-cache 1 and host_cache_gib=2 of {where} differ; leave one"
+        UsageError, match=f"--host-cache-gib 1 and host_cache_gib=2 of {where} differ; leave one"
     ):
         serve_environment(base, config, 1.0, options)
     assert json.loads(serve_environment(base, config, 2.0, options)["VLLM_PENSIEVE_CONFIG"])
@@ -233,6 +233,7 @@ def test_two_sizes_of_the_host_tier_are_refused(config, options, where):
 
 def test_a_host_tier_larger_than_the_memory_is_refused_before_vllm_starts():
     for arguments in (
+        ("--host-cache-gib", "99999"),
         ("--host-cache", "99999"),
         ("--additional-config", '{"pensieve": {"host_cache_gib": 99999}}'),
     ):

@@ -7,6 +7,7 @@ import pytest
 
 from vllm_pensieve.bench.users import users_spec
 from vllm_pensieve.cli import main
+from vllm_pensieve.cli.chat import ChatOptions
 
 
 @pytest.fixture
@@ -15,8 +16,8 @@ def asked(monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[str, object]] = []
 
     def note(command: str):
-        def run(*args, **options) -> int:
-            seen.append((command, args[0] if args else options))
+        def run(options) -> int:
+            seen.append((command, options))
             return 0
 
         return run
@@ -24,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vllm_pensieve.cli.chat.run", note("chat"))
     monkeypatch.setattr("vllm_pensieve.cli.users.run", note("users"))
     monkeypatch.setattr("vllm_pensieve.cli.sharegpt.run", note("sharegpt"))
-    monkeypatch.setattr("vllm_pensieve.cli.demonstration.run", note("demonstration"))
+    monkeypatch.setattr("vllm_pensieve.cli.guide_demonstration.run", note("demonstration"))
 
     def call(arguments: str):
         monkeypatch.setattr(sys, "argv", ["pensieve", *arguments.split()])
@@ -41,14 +42,14 @@ def test_interactive_is_the_chat(asked):
     arguments = "--mode vllm --model gpt2 --gpu-cache 0.1 --max-new-tokens 9 --device cuda:0"
     assert asked(f"{arguments} --interactive -- --dtype float32") == (
         "chat",
-        {
-            "mode": "vllm",
-            "model": "gpt2",
-            "gpu_cache_gb": 0.1,
-            "max_new_tokens": 9,
-            "device": "cuda:0",
-            "vllm_options": ("--dtype", "float32"),
-        },
+        ChatOptions(
+            mode="vllm",
+            model="gpt2",
+            gpu_cache_gb=0.1,
+            max_new_tokens=9,
+            device="cuda:0",
+            vllm_options=("--dtype", "float32"),
+        ),
     )
 
 
@@ -95,7 +96,7 @@ def test_all_options_of_a_benchmark_and_of_vllm_stand_without_a_command(asked):
 
 def test_what_follows_a_command_is_the_commands(asked):
     command, options = asked("chat --model demo -- --dtype float32")
-    assert (command, options["vllm_options"]) == ("chat", ("--dtype", "float32"))
+    assert (command, options.vllm_options) == ("chat", ("--dtype", "float32"))
 
 
 def test_no_option_at_all_is_the_demonstration_and_says_how_to_get_help(asked, capsys):

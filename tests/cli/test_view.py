@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from vllm_pensieve.bench.compare import ModeRun
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.plan import server_command
-from vllm_pensieve.bench.records import RequestRecord
 from vllm_pensieve.bench.users import UsersOptions, plan_users
 from vllm_pensieve.cli.benchmark_view import client_lines, exact_seconds, users_line
 from vllm_pensieve.cli.view import ConsoleView
@@ -23,9 +23,9 @@ def plan(monkeypatch):
     return plan_users(options)
 
 
-def records(plan) -> list[RequestRecord]:
+def records(plan) -> list[Exchange]:
     return [
-        RequestRecord(own.session_id, turn, 0.0, 100, 25, 8, ttft_s=0.5, e2e_s=1.0)
+        Exchange(own.session_id, turn, 0.0, 100, 25, 8, ttft_s=0.5, e2e_s=1.0)
         for turn in (1, 2)
         for own in plan.conversations
     ]
@@ -57,7 +57,7 @@ def test_a_turn_of_which_nothing_was_answered_is_told(plan, capsys):
     with ConsoleView(plan) as view:
         view.mode_started(MODES["vllm"], 0)
         for own in plan.conversations:
-            view.recorded(RequestRecord(own.session_id, 1, 0.0, error="gone"))
+            view.recorded(Exchange(own.session_id, 1, 0.0, error="gone"))
     assert "vllm Turn 1: none of 12 requests answered" in capsys.readouterr().out
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pensieve.collection.engine import prepare_recording_environment, start_engine
+from vllm_pensieve.collection.engine import prepare_recording_environment, start_recording
 from vllm_pensieve.collection.recording import Recording
 from vllm_pensieve.errors import UsageError
 
@@ -42,6 +42,8 @@ def test_what_the_user_set_of_vllm_is_kept():
 def test_without_the_plugin_nothing_could_be_recorded():
     with pytest.raises(UsageError, match="VLLM_PENSIEVE=0 keeps the plugin off"):
         prepare_recording_environment({"VLLM_PENSIEVE": "0"})
+    with pytest.raises(UsageError, match="VLLM_PENSIEVE='no' is not understood; allowed: 1"):
+        prepare_recording_environment({"VLLM_PENSIEVE": "no"})
 
 
 def test_files_are_named_by_workload_and_block_size():
@@ -63,4 +65,4 @@ def test_files_are_named_by_workload_and_block_size():
 def test_what_vllm_refuses_is_one_message(tiny_model, monkeypatch, tmp_path, options, message):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
     with pytest.raises(UsageError, match=f"vLLM cannot start with model .* and {message}"):
-        start_engine(recording(tiny_model, out=tmp_path, **options))
+        start_recording(recording(tiny_model, out=tmp_path, **options))

@@ -8,11 +8,10 @@ from vllm_pensieve.collection.virtual_time import VirtualTime
 
 def test_a_pause_moves_all_clocks_on_and_is_not_waited_for():
     real_s = time.perf_counter()
-    with VirtualTime() as virtual:
+    with VirtualTime():
         before = (time.time(), time.monotonic(), time.perf_counter(), time.time_ns() / 1e9)
         time.sleep(3600)
         after = (time.time(), time.monotonic(), time.perf_counter(), time.time_ns() / 1e9)
-        assert virtual.skipped_s == 3600
     assert time.perf_counter() - real_s < 60
     for earlier, later in zip(before, after, strict=True):
         assert 3600 <= later - earlier < 3660
@@ -26,8 +25,9 @@ def test_the_clocks_are_real_again_afterwards():
 
 
 def test_another_thread_waits_for_its_pauses():
-    with VirtualTime() as virtual:
-        thread = threading.Thread(target=lambda: time.sleep(0.001))
+    real_s = time.perf_counter()
+    with VirtualTime():
+        thread = threading.Thread(target=lambda: time.sleep(0.05))
         thread.start()
         thread.join()
-        assert virtual.skipped_s == 0
+    assert time.perf_counter() - real_s >= 0.05

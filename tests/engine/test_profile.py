@@ -59,10 +59,11 @@ def test_the_scheduler_picks_it(deciding, measured):
 def test_without_the_hub_no_other_model_than_the_one_asked_for_is_looked_up(
     tiny_model, monkeypatch
 ):
-    from vllm_pensieve.bench.timed_engine import EngineOptions, _engine_config
+    from vllm_pensieve.bench.timed_engine import EngineOptions, engine_arguments
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    config = _engine_config(EngineOptions(str(tiny_model), max_context=512), {})
+    arguments = engine_arguments(EngineOptions(str(tiny_model), max_context=512), {})
+    config = arguments.create_engine_config()
     assert config.model_config.model == str(tiny_model)
 
 

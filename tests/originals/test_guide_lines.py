@@ -43,7 +43,7 @@ def planned(models, monkeypatch):
 
     for command in ("users", "sharegpt"):
         monkeypatch.setattr(f"vllm_pensieve.cli.{command}.carry_out", note)
-    monkeypatch.setattr("vllm_pensieve.cli.demonstration.show", note)
+    monkeypatch.setattr("vllm_pensieve.cli.guide_demonstration.show", note)
 
     class Stop(Exception):
         pass

@@ -10,7 +10,7 @@ import pytest
 
 from tests.originals.study_lines import STUDY_FILES, STUDY_LINES
 from vllm_pensieve.cli.collect import collect
-from vllm_pensieve.cli.demos import demo_hello
+from vllm_pensieve.cli.study import demo_hello
 from vllm_pensieve.testing.originals.lines import Done, Line, run_line
 
 ROOT = Path(__file__).parents[2]

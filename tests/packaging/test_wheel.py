@@ -43,5 +43,6 @@ def test_the_source_archive_holds_what_the_tests_read(built: Path) -> None:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert modules() <= names
     wanted = {"scripts/setup_env.py", "requirements/cpu.txt", "docs/commands.md", "conftest.py"}
+    wanted |= {"benchmarks/attention/command.py", "tests/benchmarks/test_attention.py"}
     assert wanted <= names
     assert not {name for name in names if name.startswith(".ci")}

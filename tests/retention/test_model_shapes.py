@@ -77,7 +77,7 @@ def test_flops_are_those_that_torch_counts(config):
 def shape(config, folder: Path) -> ModelShape:
     from vllm.config import ModelConfig
 
-    from vllm_pensieve.compat import model_shape
+    from vllm_pensieve.vllm_hooks.sizes import model_shape
 
     config.save_pretrained(folder)
     return model_shape(ModelConfig(model=str(folder), skip_tokenizer_init=True))

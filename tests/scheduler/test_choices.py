@@ -8,7 +8,8 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.request import Request
 
-from vllm_pensieve.scheduler.choices import keep_external_ids, parent_id, parent_of
+from vllm_pensieve.scheduler.choices import parent_id, parent_of
+from vllm_pensieve.vllm_hooks.patches import keep_external_ids
 
 IDS = ["cmpl-1", "3_x", "0_", "0_0_0", "", "a\nb", "1_x-beam-0", "x" * 300]
 

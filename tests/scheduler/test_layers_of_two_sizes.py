@@ -21,7 +21,7 @@ def two_sizes(make_world):
 def test_a_block_is_as_large_as_all_its_layers(two_sizes):
     from vllm.v1.kv_cache_interface import FullAttentionSpec
 
-    from vllm_pensieve.cache_groups import block_bytes
+    from vllm_pensieve.vllm_hooks.sizes import block_bytes
 
     world = two_sizes()
     (group,) = world.scheduler.kv_cache_config.kv_cache_groups

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from vllm_pensieve.compat import wait_for_traces
 from vllm_pensieve.scheduler import make_scheduler
 from vllm_pensieve.trace.writer import TraceWriter
+from vllm_pensieve.vllm_hooks.stopping import wait_for_traces
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from vllm_pensieve.serving.engine import engine_arguments
         ({"seed": 1.5}, "seed is 1.5; a whole number"),
         ({"vllm_options": "--dtype float32"}, "a list of words is expected"),
         ({"device": "abacus"}, "choose one of: auto, cpu, cuda, cuda:N"),
-        ({"model": "/no/such/model"}, "cannot serve model '/no/such/model'"),
+        ({"model": "/no/such/model"}, "cannot start with model '/no/such/model'"),
         ({"vllm_options": ["--block-sise", "16"]}, "unrecognized arguments: --block-sise"),
     ],
 )
@@ -91,7 +91,7 @@ def test_ctrl_c_while_the_engine_is_made_ends_it(tiny_model, monkeypatch):
 
     class Made:
         @classmethod
-        def from_engine_args(cls, arguments):
+        def from_vllm_config(cls, config, disable_log_stats):
             os.kill(os.getpid(), signal.SIGINT)
             made.append(cls())
             return made[0]

@@ -8,8 +8,9 @@ import pytest
 
 from tests.trace.traces import BAILIAN, MOONCAKE, PENSIEVE, kvct_session, main_agents, write
 from vllm_pensieve.errors import TraceError
+from vllm_pensieve.trace.formats import FORMATS
 from vllm_pensieve.trace.numbering import renumber
-from vllm_pensieve.trace.readers import FORMATS, read_trace
+from vllm_pensieve.trace.readers import read_trace
 from vllm_pensieve.trace.readers.kvct import merge_blocks
 from vllm_pensieve.trace.trace import TICK_S
 
@@ -177,7 +178,7 @@ def test_a_damaged_gzip_is_refused(tmp_path):
     [
         ([], "is empty, or has no line with"),
         (["", "  "], "is empty, or has no line with"),
-        (['{"x": 1}'], "fields of a known format .*; the formats are: pensieve, mooncake, bailian, kvct"),
+        (['{"x": 1}'], "fields of a known format .*; the formats are: pensieve, bailian, kvct, mooncake"),
         ([MOONCAKE[0] | {"hash_ids": []}], "no request has a block"),
         ([MOONCAKE[0] | {"timestamp": "now"}], "no usable mooncake record in it, 1 bad line; line 1"),
     ],

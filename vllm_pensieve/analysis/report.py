@@ -19,7 +19,6 @@ from vllm_pensieve.analysis.report_charts import (
     ttft_over_time,
 )
 from vllm_pensieve.analysis.report_style import STYLE
-from vllm_pensieve.analysis.served import SOURCES
 from vllm_pensieve.analysis.simulate import (
     Result,
     Simulation,
@@ -30,6 +29,7 @@ from vllm_pensieve.analysis.simulate import (
 from vllm_pensieve.analysis.summaries import PrefixStats, spread, summarize
 from vllm_pensieve.analysis.summary_figures import CDFS, draw_cdf
 from vllm_pensieve.machine import GIB
+from vllm_pensieve.trace.served import SOURCES
 from vllm_pensieve.trace.wording import about_skipped, counted
 
 REPORT_POLICIES = ("lru", "fifo", "gdsf", "retention", "min")
@@ -105,7 +105,7 @@ def _facts(stats: PrefixStats, summary: dict[str, Any]) -> str:
 
 def _over_time(stats: PrefixStats) -> list[str]:
     """What the server measured, or else what follows from the requests."""
-    served = stats.served
+    served = stats.trace.served
     if served is None:
         note = "<p class=note>The trace does not say where prompts came from, nor how long first tokens took."
         return [note, blocks_over_time(stats.trace)]
@@ -113,7 +113,7 @@ def _over_time(stats: PrefixStats) -> list[str]:
     totals = served.tokens.sum(axis=0).tolist()
     rows = [["prompt tokens", *(f"{total:,}" for total in totals)]]
     rows.append(["share", *(f"{shares[source]:.1%}" for source in SOURCES)])
-    parts = [_table(["", *SOURCES], rows), sources_over_time(served)]
+    parts = [_table(["", *SOURCES], rows), sources_over_time(stats.trace, served)]
     if served.has_ttft:
         numbers = spread(served.ttft_s[served.ttft_s >= 0])
         cells = [
@@ -121,7 +121,10 @@ def _over_time(stats: PrefixStats) -> list[str]:
             *(number(numbers[c]) for c in ("mean", "median", "p90", "p99")),
         ]
         headings = ["", "requests", "mean", "median", "p90", "p99"]
-        parts += [_table(headings, [["time to first token (s)", *cells]]), ttft_over_time(served)]
+        parts += [
+            _table(headings, [["time to first token (s)", *cells]]),
+            ttft_over_time(stats.trace, served),
+        ]
     return parts
 
 

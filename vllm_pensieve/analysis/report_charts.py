@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.served import SOURCES, Served
 from vllm_pensieve.plotting import SOURCE_COLOURS, SOURCE_MEANINGS
+from vllm_pensieve.trace.served import SOURCES, Served
 from vllm_pensieve.trace.trace import Trace
 
 WIDTH, HEIGHT = 720, 260
@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     amounts: NDArray[np.float64]
 
 
-def sources_over_time(served: Served) -> str:
+def sources_over_time(trace: Trace, served: Served) -> str:
     """Prompt tokens a bar of time, by where they came from."""
     layers = [
         Layer(
@@ -42,7 +42,7 @@ def sources_over_time(served: Served) -> str:
     ]
     told = ", ".join(f"{share:.0%} {source}" for source, share in served.shares().items())
     return _stacked(
-        served.time_s,
+        _since_first(trace),
         layers,
         "prompt tokens",
         f"Prompt tokens over time by where they came from; of the whole trace {told}.",
@@ -61,7 +61,7 @@ def blocks_over_time(trace: Trace) -> str:
         Layer("new", SEEN["new"], new),
     ]
     return _stacked(
-        trace.times_s - trace.times_s[0],
+        _since_first(trace),
         layers,
         "block lookups",
         f"Block lookups over time; {trace.infinite_hits / trace.accesses:.0%} of all are of blocks that an earlier "
@@ -69,11 +69,12 @@ def blocks_over_time(trace: Trace) -> str:
     )
 
 
-def ttft_over_time(served: Served) -> str:
+def ttft_over_time(trace: Trace, served: Served) -> str:
     """Median and 90th percentile of the time to first token, a point a bar of time."""
     known = ~np.isnan(served.ttft_s)
-    times, values = served.time_s[known], served.ttft_s[known]
-    edges = _edges(served.time_s)
+    times_s = _since_first(trace)
+    times, values = times_s[known], served.ttft_s[known]
+    edges = _edges(times_s)
     bin_of = _bins(times, edges)
     lines = {}
     for name, (percent, colour) in PERCENTILES.items():
@@ -103,6 +104,11 @@ def ttft_over_time(served: Served) -> str:
     )
     legend = [(name, colour) for name, (colour, _) in lines.items()]
     return frame.svg(drawn, "time to first token (s)", legend, meaning)
+
+
+def _since_first(trace: Trace) -> NDArray[np.float64]:
+    """[requests], seconds since the first one."""
+    return trace.times_s - trace.times_s[0]
 
 
 def _stacked(

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from vllm_pensieve.analysis.served import Served, served
 from vllm_pensieve.analysis.simulate import SCHEMA, describe_trace
-from vllm_pensieve.errors import TraceError
-from vllm_pensieve.trace.files import BLOCKS_SUFFIX
-from vllm_pensieve.trace.readers import find_trace, pensieve, read_trace
-from vllm_pensieve.trace.readers.lines import LineReader
-from vllm_pensieve.trace.readers.records import BlockId, PensieveRecord
+from vllm_pensieve.trace.readers import find_trace, read_blocks, read_trace_and_ids
 from vllm_pensieve.trace.trace import Trace
 
 MEASURED = "measured"
@@ -26,22 +19,14 @@ REPLAYED = "replayed in a cache without limit"
 INCOMPLETE = REPLAYED + ", since %d blocks have no line, as after a kill"
 
 
-class BlockRecord(Struct, gc=False):
-    """A line of PREFIX_blocks.jsonl, as far as summaries use it. reuse_gaps: s."""
-
-    block: int
-    hits: Annotated[int, Meta(ge=0)]
-    reuse_gaps: list[Annotated[float, Meta(ge=0)]]
-
-
 @dataclass(frozen=True)
 class PrefixStats:
     """What is summarised and drawn.
 
-    reuse_fraction: [requests], share of a prompt's tokens that was in the cache.
+    reuse_fraction: [requests], share of a prompt's tokens that was in the cache, in the order of the trace.
     block_hits: [blocks], uses after the first. reuse_gaps_s: [uses after the first].
     reuse_source, block_source: whether the server measured it or it follows from the requests alone.
-    skipped: bad lines of both files. served: None where the server did not measure it.
+    skipped: bad lines of both files.
     """
 
     trace: Trace
@@ -51,7 +36,6 @@ class PrefixStats:
     reuse_source: str
     block_source: str
     skipped: tuple[str, ...]
-    served: Served | None = None
 
     @property
     def label(self) -> str:
@@ -103,21 +87,21 @@ def read_prefix_stats(
         TraceError: as `read_trace`, for either file.
     """
     path = find_trace(prefix)
-    trace = read_trace(path, format_name, strict, block_tokens)
-    ours = trace.format == pensieve.NAME
-    records = _whole_requests(path, strict) if ours else []
-    measured, named = _measured_reuse(records), _computed_blocks(records, trace.block_tokens)
-    block_path = path.with_name(path.name.replace(pensieve.REQUESTS_SUFFIX, BLOCKS_SUFFIX))
-    skipped = list(trace.skipped)
-    if block_path != path and block_path.exists():
-        block_hits, gaps, known, bad = _measured_blocks(block_path, strict)
-        skipped += [f"{block_path.name} {line}" for line in bad]
-        missing = len(named - known)
+    trace, computed = read_trace_and_ids(path, format_name, strict, block_tokens)
+    blocks = read_blocks(path, strict)
+    skipped = trace.skipped
+    block_source = REPLAYED
+    if blocks is not None:
+        records, bad = blocks
+        skipped = (*skipped, *bad)
+        missing = len(np.setdiff1d(computed, [record.block for record in records]))
         block_source = INCOMPLETE % missing if missing else MEASURED
+    if block_source == MEASURED:
+        block_hits = np.array([record.hits for record in records], np.int64)
+        gaps = np.array([gap for record in records for gap in record.reuse_gaps], np.float64)
     else:
-        block_source = REPLAYED
-    if block_source != MEASURED:
         block_hits, gaps = replayed_blocks(trace)
+    measured = trace.reuse_fraction
     return PrefixStats(
         trace,
         replayed_reuse(trace) if measured is None else measured,
@@ -125,42 +109,8 @@ def read_prefix_stats(
         gaps,
         REPLAYED if measured is None else MEASURED,
         block_source,
-        tuple(skipped),
-        served([record for record in records if not record.choice]),
+        skipped,
     )
-
-
-def _whole_requests(path: Path, strict: bool) -> list[PensieveRecord]:
-    return [record for _, record in LineReader(path, strict).records(PensieveRecord, pensieve.NAME)]
-
-
-def _measured_reuse(records: Sequence[PensieveRecord]) -> NDArray[np.float64] | None:
-    """Reuse of each request, whatever its number of choices; None unless every one has it."""
-    values = [record.reuse_fraction for record in records if not record.choice]
-    known = [value for value in values if value is not None]
-    return np.array(known, np.float64) if known and len(known) == len(values) else None
-
-
-def _computed_blocks(records: Sequence[PensieveRecord], block_tokens: int | None) -> set[BlockId]:
-    """The full blocks of prompts that were computed."""
-    blocks: set[BlockId] = set()
-    for record in records:
-        if block_tokens and record.output_length:
-            blocks.update(record.hash_ids[: record.input_length // block_tokens])
-    return blocks
-
-
-def _measured_blocks(
-    path: Path, strict: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float64], set[BlockId], list[str]]:
-    """Hits of each block, reuse gaps (s), the blocks' numbers, bad lines."""
-    lines = LineReader(path, strict)
-    records = [record for _, record in lines.records(BlockRecord, pensieve.NAME)]
-    if not records and lines.skipped:
-        raise TraceError(f"{path}: no usable block record in it; {lines.skipped[0]}")
-    hits = np.array([record.hits for record in records], np.int64)
-    gaps = np.array([gap for record in records for gap in record.reuse_gaps], np.float64)
-    return hits, gaps, {record.block for record in records}, lines.skipped
 
 
 def replayed_reuse(trace: Trace) -> NDArray[np.float64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vllm_pensieve.bench.options import RunOptions
+from collections.abc import Collection
+
+from vllm_pensieve.bench.run_options import RunOptions
 from vllm_pensieve.config import ConfigError, default_max_new_tokens
 from vllm_pensieve.errors import UsageError
 
@@ -22,6 +24,12 @@ def check_amount(option: str, value: float | None, most: float, above_zero: bool
         return
     least = "above 0, at most" if above_zero else "from 0 to"
     raise UsageError(f"{option} {value:g}: give a number {least} {most:,.0f}")
+
+
+def check_choice(option: str, value: str, known: Collection[str]) -> None:
+    """Raise UsageError unless `value` is one of those known."""
+    if value not in known:
+        raise UsageError(f"{option} {value!r} is unknown; choose one of: {', '.join(known)}")
 
 
 def check_memory_and_runs(

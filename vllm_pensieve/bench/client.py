@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vllm_pensieve.bench.records import RequestRecord, text_digest
+from vllm_pensieve.bench.exchanges import Exchange, text_digest
 from vllm_pensieve.workloads.conversations import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Replay:
 
     conversations: Sequence[Conversation]
     concurrency: int
-    on_record: Callable[[RequestRecord], None]
+    on_record: Callable[[Exchange], None]
 
 
 async def warm_up(target: Target) -> None:
@@ -81,7 +81,7 @@ async def _converse(
     target: Target,
     conversation: Conversation,
     start: float,
-    on_record: Callable[[RequestRecord], None],
+    on_record: Callable[[Exchange], None],
 ) -> None:
     """Send the turns of one conversation; after a failure the rest is recorded as not sent."""
     import httpx
@@ -99,9 +99,7 @@ async def _converse(
         if failed_turn:
             error = f"not sent: turn {failed_turn} of this session failed"
             on_record(
-                RequestRecord(
-                    conversation.session_id, number, time.monotonic() - start, error=error
-                )
+                Exchange(conversation.session_id, number, time.monotonic() - start, error=error)
             )
             continue
         await asyncio.sleep(turn.think_time_s)
@@ -113,7 +111,7 @@ async def _converse(
             )
             unmatched = len(computed) - common_length(computed, reply.prompt_token_ids)
             on_record(
-                RequestRecord(
+                Exchange(
                     conversation.session_id, number, sent_s, unmatched_tokens=unmatched, **measured
                 )
             )
@@ -121,9 +119,7 @@ async def _converse(
             computed = reply.computed_token_ids
         except failures as error:
             failed_turn = number
-            on_record(
-                RequestRecord(conversation.session_id, number, sent_s, error=_describe(error))
-            )
+            on_record(Exchange(conversation.session_id, number, sent_s, error=_describe(error)))
 
 
 class RequestFailed(Exception):

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from vllm_pensieve.bench.client import Replay, Target, replay, warm_up
 from vllm_pensieve.bench.counters import cache_numbers, prompt_tokens_by_source, read_counters
+from vllm_pensieve.bench.exchanges import Exchange, ExchangeFile
 from vllm_pensieve.bench.plan import ComparePlan, server_command
-from vllm_pensieve.bench.records import RecordFile, RequestRecord
 from vllm_pensieve.bench.server import Server, ServerCommand, ServerFailed, running
 from vllm_pensieve.bench.server_options import value_of
 from vllm_pensieve.errors import UsageError
@@ -40,7 +40,7 @@ class View(Protocol):
     def measuring(self) -> None:
         """The server is ready and warm."""
 
-    def recorded(self, record: RequestRecord) -> None:
+    def recorded(self, record: Exchange) -> None:
         """A request has ended."""
 
     def mode_ended(self, run: ModeRun) -> None:
@@ -56,7 +56,7 @@ class ModeRun:
     command: ServerCommand
     start_up_s: float | None = None
     """Seconds from starting the process to its first healthy answer; None if it never got there."""
-    records: list[RequestRecord] = field(default_factory=list)
+    records: list[Exchange] = field(default_factory=list)
     prompt_tokens: dict[str, int] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
     """What the plugin did with its memory (`cache_numbers`); empty where it was not at work."""
@@ -80,7 +80,7 @@ def run_comparison(
     that did not start while nothing has been measured yet. Raises UsageError if the port is in use.
     """
     runs: list[ModeRun] = []
-    records = RecordFile(plan.out / "requests.jsonl")
+    records = ExchangeFile(plan.out / "requests.jsonl")
     try:
         for repeat in range(plan.repeat):
             for mode in plan.modes:
@@ -98,10 +98,10 @@ def run_comparison(
     return runs
 
 
-def _run_mode(plan: ComparePlan, run: ModeRun, view: View, file: RecordFile) -> None:
+def _run_mode(plan: ComparePlan, run: ModeRun, view: View, file: ExchangeFile) -> None:
     """Start the mode's server, measure, stop it; everything that goes wrong ends up in `run`."""
 
-    def on_record(record: RequestRecord) -> None:
+    def on_record(record: Exchange) -> None:
         run.records.append(record)
         file.write(run.mode.name, run.repeat, record)
         view.recorded(record)
@@ -123,7 +123,7 @@ def _measure(
     run: ModeRun,
     server: Server,
     view: View,
-    on_record: Callable[[RequestRecord], None],
+    on_record: Callable[[Exchange], None],
 ) -> None:
     """Warm up, replay the conversations, and note where the prompt tokens came from, also when
     interrupted.
@@ -202,16 +202,14 @@ async def _check_dying(server: Server) -> None:
         await asyncio.sleep(WATCH_S)
 
 
-def _record_unsent(
-    plan: ComparePlan, run: ModeRun, on_record: Callable[[RequestRecord], None]
-) -> None:
+def _record_unsent(plan: ComparePlan, run: ModeRun, on_record: Callable[[Exchange], None]) -> None:
     """Count every request that a dead server kept from being answered as failed."""
     known = {(record.session, record.turn) for record in run.records}
     for conversation in plan.conversations:
         for turn in range(1, len(conversation.turns) + 1):
             if (conversation.session_id, turn) not in known:
                 on_record(
-                    RequestRecord(
+                    Exchange(
                         conversation.session_id, turn, 0.0, error=f"not answered: {run.failure}"
                     )
                 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.exchanges import Exchange
 
 SOURCES = ("resident", "swapped", "recovered", "new")
 LABELS = {
@@ -93,7 +93,7 @@ def cache_numbers(
 
 
 def prompt_tokens_by_source(
-    records: Iterable[RequestRecord], before: Counters | None, after: Counters | None
+    records: Iterable[Exchange], before: Counters | None, after: Counters | None
 ) -> dict[str, int]:
     """Return total prompt tokens and their sources: the counters' growth where there are counters,
     else what was cached.

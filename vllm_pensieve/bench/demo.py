@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, choose_memory
-from vllm_pensieve.bench.options import RunOptions, Workload, check_run
-from vllm_pensieve.bench.options import plan_run as plan_of
+from vllm_pensieve.bench.options import Workload, check_run, plan_run
 from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.bench.run_options import RunOptions
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
 from vllm_pensieve.workloads.conversations import WorkloadSpec, generate_conversations
-from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
+from vllm_pensieve.workloads.tokens import token_counter
 
 MODES = "vllm,vllm-apc,pensieve"
 CHATS = WorkloadSpec(
@@ -41,24 +41,23 @@ def make_demo_plan(out: Path) -> ComparePlan:
     check_run(options)
     counter = token_counter(DEMO_MODEL_NAME)
     conversations = generate_conversations(CHATS, options.seed, counter.characters)
-    memory = choose_memory(
-        MemoryAsked(None, None, SHARES),
-        DEMO_MODEL_NAME,
-        MODES,
-        conversations,
-        CHATS.concurrency,
-        FLOAT32,
-    )
     description: dict[str, object] = {
         "name": CHATS.name,
         "history_tokens": CHATS.history_tokens,
         "turns": CHATS.turns,
         "output_tokens": CHATS.output_tokens,
         "think_time_s": CHATS.think_time_s,
-        "message_overhead_tokens": MESSAGE_OVERHEAD_TOKENS,
+        "message_overhead_tokens": counter.message_overhead_tokens,
     }
-    workload = Workload(conversations, CHATS.concurrency, description, shorten="")
-    return plan_of(options, memory, workload)
+    workload = Workload(
+        conversations,
+        CHATS.concurrency,
+        description,
+        shorten="",
+        message_overhead_tokens=counter.message_overhead_tokens,
+    )
+    memory = choose_memory(MemoryAsked(None, None, SHARES), options, workload)
+    return plan_run(options, memory, workload)
 
 
 def returning_ttft_s(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -9,31 +9,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vllm_pensieve.machine import GB, GIB
-from vllm_pensieve.plotting import SOURCE_COLOURS, SOURCE_MEANINGS
+from vllm_pensieve.plotting import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    QUIET,
+    SKY,
+    SOURCE_COLOURS,
+    SOURCE_MEANINGS,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MODE_COLOURS = {
-    "vllm": "#7f7f7f",
-    "vllm-apc": "#e69f00",
-    "vllm-offload": "#000000",
-    "pensieve": "#0072b2",
-    "pensieve-no-swap": "#56b4e9",
-    "pensieve-lru": "#cc79a7",
-    "pensieve-no-recovery": "#009e73",
+LOOKS = {
+    "vllm": (GREY, "s"),
+    "vllm-apc": (ORANGE, "^"),
+    "vllm-offload": (BLACK, "P"),
+    "pensieve": (BLUE, "o"),
+    "pensieve-no-swap": (SKY, "X"),
+    "pensieve-lru": (PURPLE, "D"),
+    "pensieve-no-recovery": (GREEN, "v"),
 }
-"""Colours of the Okabe-Ito palette, which stays distinguishable with colour blindness."""
-MODE_MARKERS = {
-    "vllm": "s",
-    "vllm-apc": "^",
-    "vllm-offload": "P",
-    "pensieve": "o",
-    "pensieve-no-swap": "X",
-    "pensieve-lru": "D",
-    "pensieve-no-recovery": "v",
-}
+"""Colour and marker of each mode."""
 LOG_FROM = 10
 """Times that differ by more than this factor are drawn on a logarithmic axis."""
 LABELLED_SHARE = 0.06
@@ -84,7 +86,7 @@ def _figure(panels: int) -> tuple[Figure, Sequence[Axes]]:
 def _save(figure: Figure, caption: str, path: Path) -> Path:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(caption, fontsize=8, color="#555555")
+    figure.supxlabel(caption, fontsize=8, color=QUIET)
     figure.savefig(path)
     return path
 
@@ -137,8 +139,8 @@ def _ttft_by_turn(axes: Axes, modes: dict[str, Any], labels: int = 12) -> None:
             [float("nan") if value is None else value for value in ttft[key]]
             for key in ("by_turn", "by_turn_p10", "by_turn_p90")
         )
-        colour = MODE_COLOURS[name]
-        axes.plot(xs, mean, label=name, color=colour, marker=MODE_MARKERS[name], linewidth=2)
+        colour, marker = LOOKS[name]
+        axes.plot(xs, mean, label=name, color=colour, marker=marker, linewidth=2)
         axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
     shown = range(1, turns + 1, -(-turns // labels))
     axes.set_xticks(shown, [f"{turn}\nn={_fewest(modes, turn)}" for turn in shown])
@@ -186,7 +188,7 @@ def _throughput(axes: Axes, modes: dict[str, Any], repeats: dict[str, Any]) -> N
     bars = axes.bar(
         names,
         values,
-        color=[MODE_COLOURS[name] for name in names],
+        color=[LOOKS[name][0] for name in names],
         width=0.6,
         yerr=spans if several else None,
         capsize=4,

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_pensieve.bench.plan import ComparePlan, needed_context_tokens
+from vllm_pensieve.bench.run_options import CompareOptions, RunOptions
 from vllm_pensieve.bench.server import check_port, free_port
 from vllm_pensieve.demo_model import resolve_model
-from vllm_pensieve.device import AUTO, device_environment
+from vllm_pensieve.device import device_environment
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import is_cpu_build, require_vllm
 from vllm_pensieve.models import chat_options, context_limit, window_options
@@ -26,27 +27,11 @@ from vllm_pensieve.workloads.conversations import (
 )
 from vllm_pensieve.workloads.dataset import DatasetLimits, DatasetSample, sample_dataset
 from vllm_pensieve.workloads.sharegpt import load_chats
-from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, TokenCounter, token_counter
+from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
 
 CONTEXT_STEP_TOKENS = 1024
 DATASET_CONTEXT_TOKENS = 16384
 """Longest conversation taken from a dataset when `--max-model-len` is not given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What the benchmarks that compare servers have in common; None means: take the default."""
-
-    model: str = "demo"
-    modes: str = "vllm,vllm-apc,pensieve"
-    repeat: int = 1
-    seed: int = 0
-    out: Path
-    sheet: Path | None = None
-    device: str = AUTO
-    max_model_len: int | None = None
-    port: int | None = None
-    server_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,33 +53,14 @@ class Workload:
     description: dict[str, object]
     shorten: str
     """What to do about conversations that outgrow the context."""
+    message_overhead_tokens: int
+    """Room for what the model's chat template adds to a message."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """Class of the user by session, where users have classes."""
     longest_sequence: int | None = None
     """Tokens that a sequence may have at most; None: the model's context."""
     notes: tuple[str, ...] = ()
     """What is otherwise than asked for, a line each."""
-    message_overhead_tokens: int = MESSAGE_OVERHEAD_TOKENS
-    """Room for what the model's chat template adds to a message."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions(RunOptions):
-    """The options of `pensieve compare` as given; None means: take the workload's or the machine's
-    default.
-    """
-
-    workload: str
-    dataset: Path | None
-    strict: bool = False
-    sessions: int | None
-    turns: int | None
-    history_tokens: int | None
-    output_tokens: int | None
-    think_time_s: float | None
-    concurrency: int | None
-    kv_cache_gib: float | None
-    host_cache_gib: float | None
 
 
 def make_plan(options: CompareOptions) -> ComparePlan:
@@ -185,11 +151,9 @@ def default_kv_cache_gib() -> float | None:
     return CPU_KV_CACHE_GIB if is_cpu_build() else None
 
 
-def rounded_context(
-    conversations: Sequence[Conversation], message_overhead_tokens: int = MESSAGE_OVERHEAD_TOKENS
-) -> int:
+def rounded_context(workload: Workload) -> int:
     """Return the context in tokens that a server needs for these conversations, rounded up."""
-    needed = needed_context_tokens(conversations, message_overhead_tokens)
+    needed = needed_context_tokens(workload.conversations, workload.message_overhead_tokens)
     return -(-needed // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
 
 
@@ -270,9 +234,8 @@ def _from_dataset(
 
 
 def _max_model_len(options: RunOptions, workload: Workload) -> int:
-    overhead = workload.message_overhead_tokens
-    needed = needed_context_tokens(workload.conversations, overhead)
-    rounded = rounded_context(workload.conversations, overhead)
+    needed = needed_context_tokens(workload.conversations, workload.message_overhead_tokens)
+    rounded = rounded_context(workload)
     limit = options.max_model_len or context_limit(options.model) or rounded
     limit = min(limit, workload.longest_sequence or limit)
     if needed > limit:

@@ -145,8 +145,8 @@ def _time_step(engine: TimedEngine, context: Sequence[int], chunk: int) -> float
 
 def shape_of(engine: TimedEngine) -> Shape:
     """Ask the engine before it is closed. UsageError if the plugin steps back with this model or configuration."""
-    from vllm_pensieve.cache_groups import block_bytes
     from vllm_pensieve.scheduler.costs import profile_key
+    from vllm_pensieve.vllm_hooks.sizes import block_bytes
 
     because = engine.scheduler.plain_prefixes_because
     if because is not None:

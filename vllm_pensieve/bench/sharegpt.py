@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from typer import Option
 
 from vllm_pensieve.bench.checks import (
     MOST_SECONDS,
@@ -18,7 +21,6 @@ from vllm_pensieve.bench.checks import (
 from vllm_pensieve.bench.fit import longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
 from vllm_pensieve.bench.options import (
-    RunOptions,
     Workload,
     check_run,
     dataset_context,
@@ -26,6 +28,7 @@ from vllm_pensieve.bench.options import (
     plan_run,
 )
 from vllm_pensieve.bench.plan import ComparePlan
+from vllm_pensieve.bench.run_options import BenchmarkOptions, Out, Strict
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.workloads.clients import GENERATED
 from vllm_pensieve.workloads.dataset import Dataset, DatasetLimits, sample_dataset
@@ -38,23 +41,44 @@ MOST_CONVERSATIONS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShareGptOptions(RunOptions):
-    """The options of `pensieve bench sharegpt` as given.
+class ShareGptOptions(BenchmarkOptions):
+    """The options of `pensieve bench sharegpt`."""
 
-    Memory is in GB of 10^9 bytes (None: a part of the working set), `request_interval_s` in seconds.
-    """
-
-    out: Path = Path("out/sharegpt")
-    dataset: str = "sharegpt"
-    strict: bool = False
-    num_conversations: int = 24
-    min_turns: int = 2
-    max_turns: int | None = 10
-    users: int = 8
-    request_interval_s: float = 5.0
-    max_new_tokens: int | None = None
-    gpu_cache_gb: float | None = None
-    cpu_cache_gb: float | None = None
+    out: Out = Path("out/sharegpt")
+    dataset: Annotated[
+        str,
+        Option(
+            help="sharegpt (or sharegt), from the Hugging Face hub; another data set there (OWNER/NAME); a file of "
+            "conversations (JSON, JSON lines, Parquet; also .gz and .zst); or `generated`: texts made up, as many "
+            "turns and tokens as ShareGPT's on average."
+        ),
+    ] = "sharegpt"
+    strict: Strict = False
+    num_conversations: Annotated[
+        int, Option(help="Conversations to replay, at most as many as there are.")
+    ] = 24
+    min_turns: Annotated[int, Option(help="Conversations with fewer turns are left out.")] = 2
+    max_turns: Annotated[
+        int | None, Option(help="Longer conversations are cut to this many turns.")
+    ] = 10
+    users: Annotated[
+        int, Option("--users", "--num-concurrent-users", help="Conversations at a time.")
+    ] = 8
+    request_interval_s: Annotated[
+        float,
+        Option(
+            "--request-interval",
+            metavar="SECONDS",
+            help="Mean pause before each request (exponential, the same in all modes).",
+        ),
+    ] = 5.0
+    max_new_tokens: Annotated[
+        int | None,
+        Option(
+            help="Longest reply; without it MAX_NEW_TOKENS of the environment. Shorter ones are as long as "
+            "the recorded ones."
+        ),
+    ] = None
     generated_otherwise: bool = False
     """Take generated texts, and say so, where ShareGPT itself is not available."""
 
@@ -64,18 +88,14 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
     _check(options)
     check_run(options)
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, MEMORY)
-    asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
+    asked, memory_notes = carried(asked, options)
     longest, _ = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
     counter = token_counter(options.model)
     limits = _limits(options, longest, counter.message_overhead_tokens)
     dataset, dataset_notes = _dataset(options, counter)
     sample = sample_dataset(dataset, limits, options.seed, counter.count)
-    conversations = sample.conversations
-    memory = choose_memory(
-        asked, options.model, options.modes, conversations, options.users, options.server_options
-    )
     workload = Workload(
-        conversations,
+        sample.conversations,
         concurrency=options.users,
         description={
             "name": "sharegpt",
@@ -91,7 +111,7 @@ def plan_sharegpt(options: ShareGptOptions) -> ComparePlan:
         longest_sequence=longest,
         notes=(*memory_notes, *dataset_notes),
     )
-    return plan_run(options, memory, workload)
+    return plan_run(options, choose_memory(asked, options, workload), workload)
 
 
 def _check(options: ShareGptOptions) -> None:

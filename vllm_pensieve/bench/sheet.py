@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vllm_pensieve.bench.counters import SOURCES
+from vllm_pensieve.bench.result_tables import (
+    FACTOR,
+    SHARE,
+    TIME,
+    by_turn,
+    cache_and_batches,
+    prompt_shares,
+)
 from vllm_pensieve.bench.statistics import STOCK, SUBJECT
 from vllm_pensieve.machine import GB, GIB
+from vllm_pensieve.tables import Table, markdown, said
 
 NOT_MEASURED = "not measured"
 
@@ -51,33 +59,34 @@ def make_sheet(summary: dict[str, Any]) -> str:
     sections = [
         f"# Measurement sheet, {summary['date']}\n",
         f"```\n{summary['command']}\n```\n",
-        _section("Set-up", _table(("", ""), _set_up(summary))),
+        _section("Set-up", markdown(Table(("", ""), _set_up(summary)))),
         _section("Expected and measured", _expected(summary)),
-        _section("By mode", _table(("mode", "missing", *TIMES), _by_mode(summary["modes"]))),
-        _section(
-            "By class of user",
-            _table(("class", "mode", *TIMES, "prompt tokens from a cache"), _by_class(summary)),
-        ),
-        _section("By turn", _by_turn(summary)),
-        _section("Where prompt tokens came from", _hit_rates(summary["modes"])),
-        _section("Cache and batches", _cache(summary["modes"])),
-        _section("Speed-ups", _speedups(summary["speedup"])),
+        *(_section(table.title, _with_caption(table)) for table in _tables(summary)),
         _section("Remarks", "".join(f"- {remark}\n" for remark in _remarks(summary))),
     ]
     return "\n".join(section for section in sections if section)
 
 
+def _tables(summary: dict[str, Any]) -> list[Table]:
+    modes = summary["modes"]
+    by_class = ("class", "mode", *TIMES, "prompt tokens from a cache")
+    return [
+        Table(("mode", "missing", *TIMES), _by_mode(modes), "By mode"),
+        Table(by_class, _by_class(summary), "By class of user"),
+        by_turn(summary),
+        prompt_shares(modes),
+        cache_and_batches(modes),
+        _speedups(summary["speedup"]),
+    ]
+
+
+def _with_caption(table: Table) -> str:
+    body = markdown(table)
+    return f"{body}\n{table.caption}\n" if body and table.caption else body
+
+
 def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, or nothing without rows."""
-    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    if not lines:
-        return ""
-    rule = ["---"] * len(headings)
-    return "".join(f"| {' | '.join(line)} |\n" for line in [list(headings), rule, *lines])
 
 
 def _set_up(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -92,10 +101,10 @@ def _set_up(summary: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     for name, value in workload.items():
         if name.endswith("_gib"):
-            size = "-" if value is None else f"{value * GIB / GB:.3f} GB"
-            rows.append((name.removesuffix("_gib").replace("_", " "), size))
+            size_gb = None if value is None else value * GIB / GB
+            rows.append((name.removesuffix("_gib").replace("_", " "), said(size_gb, "{:.3f} GB")))
         elif not isinstance(value, list):
-            rows.append((name.replace("_", " "), "-" if value is None else str(value)))
+            rows.append((name.replace("_", " "), said(value, "{}")))
     return rows
 
 
@@ -116,11 +125,11 @@ def _times(numbers: dict[str, Any]) -> list[str]:
     return [
         str(numbers["requests"]),
         str(numbers["failed"]),
-        _seconds(numbers["duration_s"]),
+        said(numbers["duration_s"], TIME),
         f"{numbers['throughput_rps']:.3f}",
         f"{numbers['output_tok_s']:.1f}",
-        *(_seconds(numbers["ttft_s"][key]) for key in ("mean", "p50", "p99")),
-        _seconds(numbers["e2e_s"]["p99"]),
+        *(said(numbers["ttft_s"][key], TIME) for key in ("mean", "p50", "p99")),
+        said(numbers["e2e_s"]["p99"], TIME),
     ]
 
 
@@ -130,63 +139,13 @@ def _by_mode(modes: dict[str, Any]) -> list[list[str]]:
 
 def _by_class(summary: dict[str, Any]) -> list[list[str]]:
     return [
-        [user_class, name, *_times(own), _percent(own["cached_share"])]
+        [user_class, name, *_times(own), said(own["cached_share"], SHARE)]
         for name, numbers in summary["modes"].items()
         for user_class, own in numbers.get("by_class", {}).items()
     ]
 
 
-def _by_turn(summary: dict[str, Any]) -> str:
-    """Mean TTFT of each mode, of how many requests (in the mode that answered fewest), and each speed-up."""
-    modes = summary["modes"]
-    pairs = {pair: s for pair, s in summary["speedup"].items() if pair.startswith(f"{SUBJECT}/")}
-    turns = max((len(numbers["ttft_s"]["by_turn"]) for numbers in modes.values()), default=0)
-    rows = []
-    for index in range(turns):
-        means = [_at(numbers["ttft_s"]["by_turn"], index) for numbers in modes.values()]
-        better = [_at(speedup["ttft_by_turn"], index) for speedup in pairs.values()]
-        answered = [_at(n["ttft_s"]["requests_by_turn"], index) or 0 for n in modes.values()]
-        fewest = str(min(answered))
-        rows.append([str(index + 1), fewest, *map(_seconds, means), *map(_factor, better)])
-    return _table(("turn", "n", *(f"{name}, mean TTFT" for name in modes), *pairs), rows)
-
-
-def _hit_rates(modes: dict[str, Any]) -> str:
-    rows = [
-        [name, str(numbers["prompt_tokens"].get("total", 0))]
-        + [_percent(numbers["prompt_shares"].get(source)) for source in SOURCES]
-        for name, numbers in modes.items()
-    ]
-    headings = ("resident (GPU hits)", "swapped (CPU hits)", "recovered", "new")
-    return _table(("mode", "prompt tokens", *headings), rows)
-
-
-def _cache(modes: dict[str, Any]) -> str:
-    """What the plugin did with its memory, and how many requests were answered at the same time."""
-    rows = []
-    for name, numbers in modes.items():
-        cache, batch = numbers["cache"], numbers["batch"]
-        evictions = cache.get("evictions", {})
-        counts = (evictions.get("host"), evictions.get("dropped"), cache.get("recoveries"))
-        rows.append(
-            [
-                name,
-                *(_gigabytes(cache.get(f"{tier}_gb")) for tier in ("gpu", "cpu")),
-                *("-" if count is None else str(count) for count in counts),
-                "-" if batch["mean"] is None else f"{batch['mean']:.2f}",
-                str(batch["most"]),
-            ]
-        )
-    usage = ("GPU cache usage", "CPU cache usage")
-    evictions = ("evictions to host memory", "evictions, dropped", "recoveries")
-    return _table(("mode", *usage, *evictions, "batch, mean", "batch, most"), rows)
-
-
-def _gigabytes(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g} GB"
-
-
-def _speedups(speedups: dict[str, Any]) -> str:
+def _speedups(speedups: dict[str, Any]) -> Table:
     keys = {
         "throughput": "throughput",
         "ttft_mean": "TTFT",
@@ -199,32 +158,33 @@ def _speedups(speedups: dict[str, Any]) -> str:
         for users, own in [("all", speedup), *speedup.get("by_class", {}).items()]
     ]
     note = (
-        "\nIn brackets: where a TTFT factor lies in 95 % of resamplings of the conversations, and a throughput factor "
-        "in the repeats. Only requests that both modes answered count (n).\n"
+        "In brackets: where a TTFT factor lies in 95 % of resamplings of the conversations, and a throughput factor "
+        "in the repeats. Only requests that both modes answered count (n)."
     )
-    table = _table(("mode/baseline", "users", "n", *keys.values()), rows)
-    return table and table + note
+    return Table(("mode/baseline", "users", "n", *keys.values()), rows, "Speed-ups", note)
 
 
 def _expected(summary: dict[str, Any]) -> str:
     """Each figure the guide names, next to ours against both stock modes."""
     pairs = [summary["speedup"].get(f"{SUBJECT}/{stock}") for stock in STOCK]
     speedups = [
-        [what, expected, *(_factor(_found(find, pair), NOT_MEASURED) for pair in pairs)]
+        [what, expected, *(said(_found(find, pair), FACTOR, NOT_MEASURED) for pair in pairs)]
         for what, expected, find in EXPECTED_SPEEDUPS
     ]
     shares = [
         summary["modes"].get(name, {}).get("prompt_shares", {}) for name in (SUBJECT, "vllm-apc")
     ]
     rates = [
-        [what, expected, *(_percent(share.get(source), NOT_MEASURED) for share in shares)]
+        [what, expected, *(said(share.get(source), SHARE, NOT_MEASURED) for share in shares)]
         for what, expected, source in EXPECTED_HIT_RATES
     ]
     headings = ("speed-up of pensieve", "guide, against stateless vLLM")
     return (
-        _table((*headings, "measured against `vllm`", "measured against `vllm-apc`"), speedups)
+        markdown(
+            Table((*headings, "measured against `vllm`", "measured against `vllm-apc`"), speedups)
+        )
         + "\n"
-        + _table(("share of prompt tokens", "guide", "`pensieve`", "`vllm-apc`"), rates)
+        + markdown(Table(("share of prompt tokens", "guide", "`pensieve`", "`vllm-apc`"), rates))
     )
 
 
@@ -256,23 +216,8 @@ def _found(find: Find, speedup: dict[str, Any] | None) -> float | None:
         return None
 
 
-def _at(values: Sequence[float | None], index: int) -> float | None:
-    return values[index] if index < len(values) else None
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f} s"
-
-
-def _factor(value: float | None, missing: str = "-") -> str:
-    return missing if value is None else f"{value:.2f}x"
-
-
 def _factor_between(speedup: dict[str, Any], key: str) -> str:
     """A factor and the interval it may lie in, if there is one."""
     between = speedup["throughput_range" if key == "throughput" else f"{key}_95"]
-    return _factor(speedup[key]) + (f" ({between[0]:.2f} to {between[1]:.2f})" if between else "")
-
-
-def _percent(value: float | None, missing: str = "-") -> str:
-    return missing if value is None else f"{value:.1%}"
+    interval = f" ({between[0]:.2f} to {between[1]:.2f})" if between else ""
+    return said(speedup[key], FACTOR) + interval

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_pensieve.bench.records import RequestRecord
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.statistics import BASELINES, LATE_TURN, is_answered, throughput_rps
 
 RESAMPLES = 2000
@@ -17,13 +17,13 @@ INTERVAL_PERCENT = (2.5, 97.5)
 
 Key = tuple[str, int]
 """Session and turn."""
-Repeat = Mapping[Key, RequestRecord]
+Repeat = Mapping[Key, Exchange]
 Pair = tuple[Repeat, Repeat]
 """One repeat of a mode and of its baseline, the same requests in both."""
 
 
 def speedups(
-    modes: Mapping[str, Sequence[Sequence[RequestRecord]]], classes: Mapping[str, str] | None = None
+    modes: Mapping[str, Sequence[Sequence[Exchange]]], classes: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Return, for every mode over every baseline before it, how many times better it is (above 1: better).
 
@@ -44,8 +44,8 @@ def speedups(
 
 
 def _compare(
-    mode: Sequence[Sequence[RequestRecord]],
-    baseline: Sequence[Sequence[RequestRecord]],
+    mode: Sequence[Sequence[Exchange]],
+    baseline: Sequence[Sequence[Exchange]],
     classes: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     pairs: list[Pair] = []
@@ -65,7 +65,7 @@ def _compare(
     return result
 
 
-def _answered(records: Sequence[RequestRecord]) -> dict[Key, RequestRecord]:
+def _answered(records: Sequence[Exchange]) -> dict[Key, Exchange]:
     return {(record.session, record.turn): record for record in records if is_answered(record)}
 
 

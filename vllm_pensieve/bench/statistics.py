@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from vllm_pensieve.bench.records import RequestRecord
+import numpy as np
+
+from vllm_pensieve.bench.exchanges import Exchange
 
 BASELINES = ("vllm", "vllm-apc", "vllm-offload", "pensieve-no-swap")
 """What other modes are compared with, where it was measured too."""
@@ -26,16 +28,12 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """
     if not values:
         raise ValueError("no values to take a percentile of")
-    ordered = sorted(values)
-    rank = (len(ordered) - 1) * percent / 100
-    low = math.floor(rank)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+    return float(np.percentile(values, percent))
 
 
 def mean(values: Sequence[float]) -> float | None:
     """Return the mean, or None for no values."""
-    return statistics.fmean(values) if values else None
+    return float(np.mean(values)) if values else None
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
@@ -47,7 +45,7 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def mode_statistics(
-    records: Iterable[RequestRecord],
+    records: Iterable[Exchange],
     prompt_tokens: dict[str, int],
     classes: Mapping[str, str] | None = None,
     asked: int | None = None,
@@ -86,7 +84,7 @@ def mode_statistics(
     return numbers
 
 
-def _class_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
+def _class_statistics(records: Sequence[Exchange]) -> dict[str, Any]:
     done = [record for record in records if record.error is None]
     total = sum(record.prompt_tokens for record in done)
     cached = sum(record.cached_tokens for record in done)
@@ -96,24 +94,24 @@ def _class_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
     }
 
 
-def is_answered(record: RequestRecord) -> bool:
+def is_answered(record: Exchange) -> bool:
     """Whether a reply came back, whole and as asked."""
     return record.e2e_s is not None and record.ttft_s is not None
 
 
-def duration_s(records: Sequence[RequestRecord]) -> float:
+def duration_s(records: Sequence[Exchange]) -> float:
     """Return the seconds from the first of these answered requests sent to the end of the last reply; 0 for none."""
     ends = [record.start_s + record.e2e_s for record in records if record.e2e_s is not None]
     return max(ends) - min(record.start_s for record in records) if ends else 0.0
 
 
-def throughput_rps(records: Sequence[RequestRecord]) -> float:
+def throughput_rps(records: Sequence[Exchange]) -> float:
     """Return the answered requests a second; 0 for none."""
     seconds = duration_s(records)
     return len(records) / seconds if seconds else 0.0
 
 
-def first_turns_at_start(records: Sequence[RequestRecord]) -> int:
+def first_turns_at_start(records: Sequence[Exchange]) -> int:
     """Return how many first turns were sent before any reply began: they wait for each other, not for a cache."""
     begun = [record.start_s + record.ttft_s for record in records if record.ttft_s is not None]
     return (
@@ -121,8 +119,8 @@ def first_turns_at_start(records: Sequence[RequestRecord]) -> int:
     )
 
 
-def _unmatched_tokens(records: Sequence[RequestRecord]) -> dict[str, Any]:
-    """Tokens that prompts did not repeat of the turn before; see RequestRecord."""
+def _unmatched_tokens(records: Sequence[Exchange]) -> dict[str, Any]:
+    """Tokens that prompts did not repeat of the turn before; see Exchange."""
     turns = max((record.turn for record in records), default=0)
     return {
         "total": sum(record.unmatched_tokens for record in records),
@@ -134,7 +132,7 @@ def _unmatched_tokens(records: Sequence[RequestRecord]) -> dict[str, Any]:
     }
 
 
-def _request_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
+def _request_statistics(records: Sequence[Exchange]) -> dict[str, Any]:
     done = [record for record in records if is_answered(record)]
     seconds = duration_s(done)
     output_tokens = sum(record.output_tokens for record in done)
@@ -163,7 +161,7 @@ def _request_statistics(records: Sequence[RequestRecord]) -> dict[str, Any]:
     }
 
 
-def batch_sizes(records: Sequence[RequestRecord]) -> dict[str, float | None]:
+def batch_sizes(records: Sequence[Exchange]) -> dict[str, float | None]:
     """Return how many requests were being answered at the same time: the mean while any was, and the most."""
     changes = sorted(
         change

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import MutableMapping, Sequence
@@ -12,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, SWITCH
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.errors import UsageError
-from vllm_pensieve.serving.engine import parse_engine_arguments
+from vllm_pensieve.serving.starting import (
+    is_switched_off,
+    parse_engine_arguments,
+    prepare_environment,
+    start_engine,
+)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
 ROOM_TOKENS = 16384
@@ -69,34 +74,30 @@ def check_vllm_options(options: Sequence[str]) -> None:
             raise UsageError(f"-- {name}: the plugin's settings are the command's; leave it out")
 
 
-def prepare_environment(environment: MutableMapping[str, str]) -> None:
+def prepare_timing_environment(environment: MutableMapping[str, str]) -> None:
     """Before vLLM is imported: the engine in this process, its workers as a server's are."""
-    if environment.get(SWITCH) == "0":
+    if is_switched_off(environment):
         raise UsageError(f"{SWITCH}=0 keeps the plugin off; unset it to measure its costs")
-    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    environment.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+    prepare_environment(environment, as_in_a_server=True)
 
 
-def start_engine(options: EngineOptions, settings: dict[str, Any]) -> LLMEngine:
+def start_timed(options: EngineOptions, settings: dict[str, Any]) -> TimedEngine:
     """An engine with the plugin on and KV memory for its longest prompt and more.
 
     Raises:
         UsageError: vLLM refuses the model or an option.
     """
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    try:
-        vllm_config = _engine_config(options, settings)
-        return LLMEngine.from_vllm_config(vllm_config)
-    except (OSError, ValueError, RuntimeError) as error:
-        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-        raise UsageError(
-            f"vLLM cannot start with model {options.model!r}: {' '.join(lines[:2]) or type(error).__name__}"
-        ) from error
+    return TimedEngine(
+        start_engine(
+            f"model {options.model!r}",
+            lambda: engine_arguments(options, settings),
+            lambda arguments, config: _fit(options, arguments, config),
+        )
+    )
 
 
-def _engine_config(options: EngineOptions, settings: dict[str, Any]) -> VllmConfig:
+def engine_arguments(options: EngineOptions, settings: dict[str, Any]) -> EngineArgs:
+    """The options as vLLM's. UsageError: vLLM knows no such option or value."""
     from vllm.platforms import current_platform
 
     # The model is among the options, else vLLM would look up a default one of its own, on the hub.
@@ -109,22 +110,21 @@ def _engine_config(options: EngineOptions, settings: dict[str, Any]) -> VllmConf
     if current_platform.is_cpu() and arguments.distributed_executor_backend is None:
         arguments.distributed_executor_backend = "mp"  # as in a server, which binds its threads
     arguments.additional_config = {ADDITIONAL_CONFIG_KEY: settings}
-    config = arguments.create_engine_config()
+    return arguments
+
+
+def _fit(options: EngineOptions, arguments: EngineArgs, config: VllmConfig) -> None:
+    """A context no longer than is timed, and KV memory for it, unless the user said what there is to be."""
+    from vllm_pensieve.vllm_hooks.host import kv_cache_size_is_said
+    from vllm_pensieve.vllm_hooks.sizes import kv_bytes_per_token
+
     model = config.model_config
     if options.max_context is None and model.max_model_len > options.most_context:
         model.max_model_len = options.most_context
         config.scheduler_config.max_model_len = options.most_context
-    if arguments.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+    if not kv_cache_size_is_said(arguments):
         tokens = model.max_model_len + ROOM_TOKENS
-        config.cache_config.kv_cache_memory_bytes = tokens * _bytes_per_token(config)
-    return config
-
-
-def _bytes_per_token(config: VllmConfig) -> int:
-    """KV bytes on one worker, counted generously."""
-    model, parallel = config.model_config, config.parallel_config
-    heads = model.get_num_kv_heads(parallel) * model.get_num_layers(parallel)
-    return 2 * heads * model.get_head_size() * model.dtype.itemsize
+        config.cache_config.kv_cache_memory_bytes = tokens * kv_bytes_per_token(config)
 
 
 class TimedEngine:

@@ -6,7 +6,6 @@ Every number is a median of repeats that alternate with those it is compared wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from vllm_pensieve.bench.swap_in import measure_swap_in
 from vllm_pensieve.bench.timing import alternating_medians, seconds_each
+from vllm_pensieve.bench.transfer_options import TransferOptions
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.kv_shape import KvShape, kv_shape
 from vllm_pensieve.machine import GIB, describe_machine, describe_versions
@@ -23,24 +23,10 @@ from vllm_pensieve.swap.copiers import Copier, Pairs, make_copier
 from vllm_pensieve.swap.host_memory import NotEnoughHostMemoryError, allocate_slots
 
 SCHEMA = 1
-DEVICES = ("auto", "cpu", "cuda")
-PATTERNS = ("sequence", "scattered")
 ROOM = 2
 """The memory on each side holds this many times the blocks of the largest copy, so scattered ones have gaps."""
 MOST_COPIES = 20
 """Copies that one repeat times, each of other blocks, so that small ones do not stay in the processor's cache."""
-
-
-@dataclass(frozen=True)
-class TransferOptions:
-    """What to measure. patterns: of `PATTERNS`; device: of `DEVICES`."""
-
-    model: str
-    blocks: tuple[int, ...]
-    block_tokens: tuple[int, ...]
-    repeats: int
-    patterns: tuple[str, ...]
-    device: str
 
 
 class Memory:
@@ -121,7 +107,7 @@ def measure_transfers(
         "device": device.type,
         "model": {"name": options.model, "layers": shape.layers}
         | {"kv_bytes_per_token": shape.bytes_per_token},
-        "options": asdict(options),
+        "options": options.described(),
         "transfers": transfers,
         "swap_in": swap_in,
     }
@@ -134,7 +120,13 @@ def measure_bandwidths(
 
     Raises UsageError if there is not the memory for it.
     """
-    options = TransferOptions("", (blocks,), (block_tokens,), repeats, ("scattered",), device)
+    options = TransferOptions(
+        blocks=(blocks,),
+        block_tokens=(block_tokens,),
+        repeats=repeats,
+        pattern="scattered",
+        device=device,
+    )
     memory = Memory(shape, options, _device(device))
     row_bytes = block_tokens * shape.layer_bytes_per_token
     copier = make_copier(memory.rows(row_bytes), memory.host(row_bytes))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from typer import Option
 
 from vllm_pensieve.bench.checks import (
     MOST_SECONDS,
@@ -11,22 +14,18 @@ from vllm_pensieve.bench.checks import (
     MOST_TURNS,
     MOST_USERS,
     check_amount,
+    check_choice,
     check_count,
     check_memory_and_runs,
     reply_tokens,
 )
 from vllm_pensieve.bench.fit import fit_turns, longest_sequence
 from vllm_pensieve.bench.memory import MemoryAsked, MemoryShares, carried, choose_memory
-from vllm_pensieve.bench.options import (
-    RunOptions,
-    Workload,
-    check_run,
-    plan_run,
-)
+from vllm_pensieve.bench.options import Workload, check_run, plan_run
 from vllm_pensieve.bench.plan import ComparePlan
-from vllm_pensieve.errors import UsageError
+from vllm_pensieve.bench.run_options import BenchmarkOptions, Out
 from vllm_pensieve.workloads.conversations import WorkloadSpec
-from vllm_pensieve.workloads.tokens import MESSAGE_OVERHEAD_TOKENS, token_counter
+from vllm_pensieve.workloads.tokens import token_counter
 from vllm_pensieve.workloads.users import User, generate_users
 
 INPUT_TOKENS = 38
@@ -57,21 +56,46 @@ Pensieve guide has for its bare command.
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsersOptions(RunOptions):
-    """The options of `pensieve bench users` as given; None means: take the preset's value.
+class UsersOptions(BenchmarkOptions):
+    """The options of `pensieve bench users`; None means: take the preset's value."""
 
-    Memory is in GB of 10^9 bytes, `request_interval_s` in seconds.
-    """
-
-    out: Path = Path("out/users")
-    preset: str = "fast"
-    users: int | None = None
-    turns: int | None = None
-    request_interval_s: float | None = None
-    max_new_tokens: int | None = None
-    history_tokens: int | None = None
-    gpu_cache_gb: float | None = None
-    cpu_cache_gb: float | None = None
+    out: Out = Path("out/users")
+    preset: Annotated[
+        str,
+        Option(
+            help="Values of the options that are not given. fast: few users, few turns, done in minutes. "
+            "stress: many users, 10 turns, long histories, memory for a part of them. "
+            "guide: one user, 10 turns, as the Pensieve guide has it."
+        ),
+    ] = "fast"
+    users: Annotated[
+        int | None,
+        Option(
+            "--users",
+            "--num-concurrent-users",
+            help="Users, all at the same time; of several, HOT ones have three conversations, WARM ones two.",
+        ),
+    ] = None
+    turns: Annotated[int | None, Option(help="Turns of each conversation.")] = None
+    request_interval_s: Annotated[
+        float | None,
+        Option(
+            "--request-interval",
+            metavar="SECONDS",
+            help="Mean pause of a WARM user between a reply and the next request, and before the first; "
+            "0.3 times this for HOT users, 2.5 times for COLD ones. Each pause is drawn from an exponential "
+            "distribution, the same in all modes.",
+        ),
+    ] = None
+    max_new_tokens: Annotated[
+        int | None,
+        Option(
+            help="Length of every reply; without it MAX_NEW_TOKENS of the environment, else the preset's."
+        ),
+    ] = None
+    history_tokens: Annotated[
+        int | None, Option(help="Length of the text pasted into each first turn.")
+    ] = None
 
 
 def plan_users(options: UsersOptions) -> ComparePlan:
@@ -82,9 +106,11 @@ def plan_users(options: UsersOptions) -> ComparePlan:
     counter = token_counter(options.model)  # first, since it refuses a model that there is not
     shares = PRESETS[options.preset].memory
     asked = MemoryAsked(options.gpu_cache_gb, options.cpu_cache_gb, shares)
-    asked, memory_notes = carried(asked, options.model, options.modes, options.server_options)
+    asked, memory_notes = carried(asked, options)
     limit, what = longest_sequence(options.model, asked.gpu_cache_gb, options.server_options)
-    spec, notes = fit_turns(spec, limit, what, turn_tokens(spec), MESSAGE_OVERHEAD_TOKENS)
+    overhead = counter.message_overhead_tokens
+    turn_tokens = INPUT_TOKENS + (spec.output_tokens or 0) + 2 * overhead
+    spec, notes = fit_turns(spec, limit, what, turn_tokens, overhead)
     users = generate_users(spec, options.seed, counter.characters)
     # All first conversations, then all second ones: each waits for its user's one before.
     conversations = [
@@ -93,9 +119,6 @@ def plan_users(options: UsersOptions) -> ComparePlan:
         for user in users
         if which < len(user.conversations)
     ]
-    memory = choose_memory(
-        asked, options.model, options.modes, conversations, len(users), options.server_options
-    )
     workload = Workload(
         conversations,
         concurrency=len(users),
@@ -105,6 +128,7 @@ def plan_users(options: UsersOptions) -> ComparePlan:
             "users": [_describe(user) for user in users],
         },
         shorten=SHORTEN,
+        message_overhead_tokens=overhead,
         classes={
             conversation.session_id: user.user_class.name
             for user in users
@@ -113,15 +137,12 @@ def plan_users(options: UsersOptions) -> ComparePlan:
         longest_sequence=limit,
         notes=(*memory_notes, *notes),
     )
-    return plan_run(options, memory, workload)
+    return plan_run(options, choose_memory(asked, options, workload), workload)
 
 
 def check_users(options: UsersOptions) -> None:
     """Refuse numbers out of range, so that nothing is generated from them. Raises UsageError."""
-    if options.preset not in PRESETS:
-        raise UsageError(
-            f"--preset {options.preset!r} is unknown; choose one of: {', '.join(PRESETS)}"
-        )
+    check_choice("--preset", options.preset, PRESETS)
     check_count("--users", options.users, 1, MOST_USERS)
     check_count("--turns", options.turns, 1, MOST_TURNS)
     check_count("--max-new-tokens", options.max_new_tokens, 1, MOST_TOKENS)
@@ -146,11 +167,6 @@ def users_spec(options: UsersOptions) -> WorkloadSpec:
         think_time_s=preset.request_interval_s if interval_s is None else interval_s,
         concurrency=users,
     )
-
-
-def turn_tokens(spec: WorkloadSpec) -> int:
-    """Return the tokens of a message and its reply, with what a chat template adds."""
-    return INPUT_TOKENS + (spec.output_tokens or 0) + 2 * MESSAGE_OVERHEAD_TOKENS
 
 
 def _describe(user: User) -> dict[str, object]:

@@ -68,7 +68,7 @@ def main(command: typer.Typer = app, name: str | None = "pensieve") -> None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "pensieve"
         status = _refuse(f"{said} (see `{path} --help`)") if said else USAGE_STATUS
-    sys.exit(status)
+    sys.exit(status or 0)
 
 
 def _refuse(message: str) -> int:

@@ -6,72 +6,76 @@ import contextlib
 import io
 import signal
 import sys
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from vllm_pensieve.cli.quiet import quiet_start
+from vllm_pensieve.bench.memory_options import CPU_GB, GPU_GB
+from vllm_pensieve.cli.options import takes
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import require_vllm
+from vllm_pensieve.quiet import quiet_start
 
 
-def chat(
-    mode: Annotated[
-        str, typer.Option(help="pensieve, vllm (no prefix caching), or vllm-apc.")
-    ] = "pensieve",
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """The options of `pensieve chat`: those of `ServerOptions` that it takes, under the same names."""
+
+    mode: Annotated[str, Option(help="pensieve, vllm (no prefix caching), or vllm-apc.")] = (
+        "pensieve"
+    )
     model: Annotated[
-        str,
-        typer.Option(help="Model name or folder; `demo` is a random model made on this machine."),
-    ] = "demo",
-    gpu_cache: Annotated[
+        str, Option(help="Model name or folder; `demo` is a random model made on this machine.")
+    ] = "demo"
+    gpu_cache_gb: Annotated[
         float | None,
-        typer.Option(
-            metavar="GB", help="Memory for KV blocks, in 10^9 bytes (main memory on a CPU)."
+        Option(
+            "--gpu-cache",
+            metavar="GB",
+            help="Memory for KV blocks, in 10^9 bytes (main memory on a CPU).",
         ),
-    ] = None,
-    cpu_cache: Annotated[
+        *GPU_GB,
+    ] = None
+    cpu_cache_gb: Annotated[
         float,
-        typer.Option(metavar="GB", help="Host memory for blocks that leave it, in 10^9 bytes."),
-    ] = 0.0,
+        Option(
+            "--cpu-cache", metavar="GB", help="Host memory for blocks that leave it, in 10^9 bytes."
+        ),
+        *CPU_GB,
+    ] = 0.0
     max_new_tokens: Annotated[
-        int | None,
-        typer.Option(help="Length of a reply at most (default: $MAX_NEW_TOKENS, else 128)."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
+        int | None, Option(help="Length of a reply at most (default: $MAX_NEW_TOKENS, else 128).")
+    ] = None
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
+    temperature: Annotated[float, Option(help="0 takes the likeliest token.")] = 0.0
+    seed: Annotated[int, Option(min=0, help="Seed of sampling.")] = 0
     vllm_options: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[-- VLLM_OPTIONS]", help="Options of vLLM.", show_default=False),
-    ] = None,
-) -> None:
+        tuple[str, ...],
+        Argument(metavar="[-- VLLM_OPTIONS]", help="Options of vLLM.", show_default=False),
+    ] = ()
+
+
+@takes(ChatOptions)
+def chat(options: ChatOptions) -> None:
     """Talk to a model. Lines `stats`, `reset`, `new`, `session NAME`, `help` and `exit` are commands.
 
     The conversation's KV stays in the cache between its turns. Ctrl-C stops an
     answer, Ctrl-D leaves.
     """
-    run(
-        mode=mode,
-        model=model,
-        gpu_cache_gb=gpu_cache,
-        cpu_cache_gb=cpu_cache,
-        device=device,
-        temperature=temperature,
-        seed=seed,
-        vllm_options=tuple(vllm_options or ()),
-        **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}),
-    )
+    run(options)
 
 
-def run(**options: object) -> None:
-    """Chat with a server made of these options (ServerOptions). Raises UsageError for what cannot be used."""
+def run(options: ChatOptions) -> None:
+    """Chat with a server of these options. Raises UsageError for what cannot be used."""
     from vllm_pensieve.config import ConfigError
     from vllm_pensieve.demo_model import named
     from vllm_pensieve.serving import ServerOptions
     from vllm_pensieve.serving.chat import Chat
 
     try:
-        wanted = ServerOptions(**options)  # type: ignore[arg-type]
+        given = {name: value for name, value in asdict(options).items() if value is not None}
+        wanted = ServerOptions(**given)
     except ConfigError as error:
         raise UsageError(str(error).removeprefix("pensieve: ")) from error
     terminal = sys.stdin.isatty()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
-from vllm_pensieve.cli.benchmark_options import Strict
-from vllm_pensieve.cli.quiet import quiet_start
+from vllm_pensieve.bench.memory_options import KV_GIB
+from vllm_pensieve.cli.client_options import SHAREGPT, Workload, WorkloadOptions, note
+from vllm_pensieve.cli.options import takes
 from vllm_pensieve.errors import UsageError
-
-DRAWN, RECORDED = "drawn", "recorded"
+from vllm_pensieve.quiet import quiet_start
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,95 +24,50 @@ if TYPE_CHECKING:
     from vllm_pensieve.collection.recording import Recording
     from vllm_pensieve.workloads.clients import Clients
 
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        help="Conversations: a file, OWNER/NAME of a data set on the Hugging Face hub, or `generated`. By default the "
-        "hub's anon8231489123/ShareGPT_Vicuna_unfiltered, and where it is not available, generated ones."
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Option(help="Model name or folder; `demo` is a random model made on this machine."),
-]
-Conversations = Annotated[
-    int, typer.Option(min=1, help="Conversations at most; of qa and summarization, requests.")
-]
-MaxPrompt = Annotated[
-    int,
-    typer.Option(min=64, help="Turns with longer prompts are left out (the demo model: bytes)."),
-]
-Rate = Annotated[
-    float, typer.Option(min=0.001, help="New conversations a second (Poisson arrivals).")
-]
-ThinkTime = Annotated[
-    float, typer.Option(min=0, help="Mean pause between turns of a conversation (exponential).")
-]
-Pauses = Annotated[
-    str,
-    typer.Option(
-        "--think-time",
-        help="`drawn`: with the mean of --think-time-s; `recorded`: as long as people took by the data set's times "
-        "(WildChat has them), drawn where it has none.",
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of choice, texts, lengths and times.")]
-Workload = Annotated[
-    str,
-    typer.Argument(
-        help="chat_multi, chat_single, qa, summarization, several with commas, `all`, or `sharegpt`: the chat that "
-        "--mode selects."
-    ),
-]
-Mode = Annotated[
-    str,
-    typer.Option(
-        envvar="PREFIX_MODE",
-        help="`single`: first messages alone; `multi`: every turn with the transcript before it.",
-    ),
-]
 
+@dataclass(frozen=True, kw_only=True)
+class CollectOptions(WorkloadOptions):
+    """The options of `pensieve trace collect`."""
 
-SHAREGPT = "sharegpt"
-"""The chat that --mode selects, and files of the names that the prefix-sharing study gives them."""
-
-
-def collect(
-    workload: Workload = "all",
-    mode: Mode = "multi",
-    dataset: Dataset = None,
-    model: Model = "demo",
-    conversations: Conversations = 20,
     max_output_tokens: Annotated[
-        int,
-        typer.Option(min=1, help="Tokens of a reply at most; fewer where the recorded one had."),
-    ] = 32,
-    max_prompt_tokens: MaxPrompt = 8192,
+        int, Option(min=1, help="Tokens of a reply at most; fewer where the recorded one had.")
+    ] = 32
     block_tokens: Annotated[
-        str, typer.Option(help="Tokens of a block, several with commas: one trace for each.")
-    ] = "32",
+        tuple[int, ...],
+        Option(help="Tokens of a block, several with commas: one trace for each."),
+    ] = (32,)
     out: Annotated[
         Path,
-        typer.Option(
+        Option(
             help="Folder for prefix_<workload>_b<block>_requests.jsonl and _blocks.jsonl; of `sharegpt`: "
             "prefix_metrics_sharegpt_<mode>_requests.jsonl and _blocks.jsonl."
         ),
-    ] = Path("/tmp"),
+    ] = Path("/tmp")
     simulate: Annotated[
         bool,
-        typer.Option("--simulate", help="No model: vLLM's engine with tokens made up, in seconds."),
-    ] = False,
+        Option("--simulate", help="No model: vLLM's engine with tokens made up, in seconds."),
+    ] = False
     real_time: Annotated[
-        bool,
-        typer.Option("--real-time", help="Wait for arrivals, instead of moving the clocks on."),
-    ] = False,
-    kv_cache_gib: Annotated[float, typer.Option(min=0.001, help="KV memory of vLLM.")] = 1.0,
-    requests_per_s: Rate = 4.0,
-    think_time_s: ThinkTime = 5.0,
-    think_time: Pauses = DRAWN,
-    strict: Strict = False,
-    seed: Seed = 0,
-) -> None:
+        bool, Option("--real-time", help="Wait for arrivals, instead of moving the clocks on.")
+    ] = False
+    kv_cache_gib: Annotated[float, Option(min=0.001, help="KV memory of vLLM."), *KV_GIB] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventsOptions(WorkloadOptions):
+    """The options of `pensieve trace events`."""
+
+    workload: Workload = SHAREGPT
+    model: Annotated[
+        str, Option(help="Whose tokens count; `demo` is the built-in model's bytes.")
+    ] = "demo"
+    out: Annotated[
+        Path | None, Option(help="File for the events; the standard output without it.")
+    ] = None
+
+
+@takes(CollectOptions)
+def collect(options: CollectOptions) -> None:
     """Play workloads into vLLM in this process and record what their prompts share.
 
     Where vLLM cannot run the model with blocks of some size (on a CPU: other than
@@ -123,32 +79,21 @@ def collect(
     from vllm_pensieve.collection.recording import Recording
 
     console = Console()
-    sizes = _block_sizes(block_tokens)
-    names = _workloads(workload, mode)
-    file_names = _file_names(workload, mode, sizes)
-    clients = make_clients(
-        console,
-        dataset,
-        model,
-        conversations,
-        max_prompt_tokens,
-        requests_per_s,
-        think_time_s,
-        seed,
-        _recorded(think_time),
-        strict,
-    )
+    sizes = options.block_tokens
+    names = _workloads(options.workload, options.mode)
+    file_names = _file_names(options.workload, options.mode, sizes)
+    clients = options.clients(console)
     recordings = [
         Recording(
             workload=name,
-            model=model,
+            model=options.model,
             block_tokens=sizes[0],
-            out=out,
-            simulate=simulate,
-            max_prompt_tokens=max_prompt_tokens,
-            max_output_tokens=max_output_tokens,
-            kv_cache_gib=kv_cache_gib,
-            real_time=real_time,
+            out=options.out,
+            simulate=options.simulate,
+            max_prompt_tokens=options.max_prompt_tokens,
+            max_output_tokens=options.max_output_tokens,
+            kv_cache_gib=options.kv_cache_gib,
+            real_time=options.real_time,
             name=file_names.get(name, Recording.name),
         )
         for name in names
@@ -157,83 +102,25 @@ def collect(
     _print_recorded(console, _record_all(console, recordings, sizes, clients))
 
 
-def events(
-    workload: Workload = "sharegpt",
-    mode: Mode = "multi",
-    dataset: Dataset = None,
-    model: Annotated[
-        str, typer.Option(help="Whose tokens count; `demo` is the built-in model's bytes.")
-    ] = "demo",
-    conversations: Conversations = 20,
-    max_prompt_tokens: MaxPrompt = 8192,
-    requests_per_s: Rate = 4.0,
-    think_time_s: ThinkTime = 5.0,
-    think_time: Pauses = DRAWN,
-    strict: Strict = False,
-    seed: Seed = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="File for the events; the standard output without it.")
-    ] = None,
-) -> None:
+@takes(EventsOptions)
+def events(options: EventsOptions) -> None:
     """Write down what a client would send and when: one event a line, without a server."""
     from rich.console import Console
 
     from vllm_pensieve.workloads.events import in_order, write_events
 
-    clients = make_clients(
-        Console(stderr=True),
-        dataset,
-        model,
-        conversations,
-        max_prompt_tokens,
-        requests_per_s,
-        think_time_s,
-        seed,
-        _recorded(think_time),
-        strict,
-    )
-    made = in_order(
-        [event for name in _workloads(workload, mode) for event in clients.requests(name).events]
-    )
-    if out is None:
+    clients = options.clients(Console(stderr=True))
+    names = _workloads(options.workload, options.mode)
+    made = in_order([event for name in names for event in clients.requests(name).events])
+    if options.out is None:
         write_events(made, sys.stdout.buffer)
         return
     try:
-        with out.open("wb") as file:
+        with options.out.open("wb") as file:
             write_events(made, file)
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
-    print(f"{out}: {len(made)} events")
-
-
-def make_clients(
-    console: Console,
-    dataset: str | None,
-    model: str,
-    conversations: int,
-    max_prompt_tokens: int,
-    requests_per_s: float,
-    think_time_s: float,
-    seed: int,
-    recorded_pauses: bool = False,
-    strict: bool = False,
-) -> Clients:
-    """The clients that these options describe."""
-    from vllm_pensieve.workloads.clients import Clients
-    from vllm_pensieve.workloads.events import ClientSpec
-    from vllm_pensieve.workloads.tokens import token_counter
-
-    spec = ClientSpec(
-        conversations, requests_per_s, think_time_s, max_prompt_tokens, seed, recorded_pauses
-    )
-    counter = token_counter(model)
-    return Clients(dataset, spec, counter, lambda text: _note(console, text), strict)
-
-
-def _recorded(think_time: str) -> bool:
-    if think_time not in (DRAWN, RECORDED):
-        raise UsageError(f"--think-time {think_time!r}: choose one of: {DRAWN}, {RECORDED}")
-    return think_time == RECORDED
+        raise UsageError(f"--out {options.out}: cannot be written: {error.strerror}") from error
+    print(f"{options.out}: {len(made)} events")
 
 
 def prepare(console: Console, environment: MutableMapping[str, str]) -> None:
@@ -242,11 +129,7 @@ def prepare(console: Console, environment: MutableMapping[str, str]) -> None:
 
     notes = prepare_recording_environment(environment)
     if notes:
-        _note(console, "; ".join(notes))
-
-
-def _note(console: Console, text: str) -> None:
-    console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+        note(console, "; ".join(notes))
 
 
 def _record_all(
@@ -265,7 +148,7 @@ def _record_all(
 
             def begin(own: Recording, total: int = len(requests)) -> Tell:
                 if own.simulate and not recordings[0].simulate:
-                    _note(
+                    note(
                         console,
                         f"{own.prefix.name}: vLLM's attention on this CPU takes blocks of {CPU_BLOCK_MULTIPLE} tokens "
                         "or multiples; recorded without the model, by vLLM's engine with tokens made up",
@@ -277,15 +160,10 @@ def _record_all(
 
 
 def _print_recorded(console: Console, recorded: Sequence[Recorded]) -> None:
-    from vllm_pensieve.cli.tables import plain_table, show
+    from vllm_pensieve.tables import Table, show
 
-    table = plain_table()
-    table.add_column("trace", no_wrap=True)
-    for heading in ("requests", "prompts", "cached", "outputs", "lasts s", "took s"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    for one in sorted(recorded, key=lambda one: one.recording.prefix.name):
-        table.add_row(
+    rows = [
+        [
             one.recording.prefix.name.removeprefix("prefix_").removeprefix("metrics_"),
             f"{len(one.replies):,}",
             f"{one.prompt_tokens:,}",
@@ -294,8 +172,11 @@ def _print_recorded(console: Console, recorded: Sequence[Recorded]) -> None:
             f"{one.lasted_s:.1f}",
             f"{one.took_s:.1f}",
             "none" if one.recording.simulate else Path(one.recording.model).name,
-        )
-    show(table)
+        ]
+        for one in sorted(recorded, key=lambda one: one.recording.prefix.name)
+    ]
+    headings = ("requests", "prompts", "cached", "outputs", "lasts s", "took s", "model")
+    show(Table(("trace", *headings), rows, text=("model",)))
     prefixes = [one.recording.prefix for one in recorded]
     files = [path for one in recorded for path in one.recording.files()]
     few = len(prefixes) == 1
@@ -326,13 +207,6 @@ def _chat(mode: str) -> str:
             f"--mode {mode!r} (PREFIX_MODE) is unknown; choose one of: {', '.join(chats)}"
         )
     return chats[mode]
-
-
-def _block_sizes(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--block-tokens {text!r}: give numbers above 0, separated by commas")
-    return sorted({int(part) for part in parts})
 
 
 def _workloads(text: str, mode: str) -> list[str]:

@@ -8,84 +8,26 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from vllm_pensieve.bench.options import CompareOptions, make_plan
+from vllm_pensieve.bench.options import make_plan
 from vllm_pensieve.bench.plan import ComparePlan, recorded_environment
-from vllm_pensieve.cli.benchmark_options import Model, Modes, Sheet, Strict
+from vllm_pensieve.bench.run_options import CompareOptions
+from vllm_pensieve.cli.options import takes
 from vllm_pensieve.config import MAX_NEW_TOKENS
 from vllm_pensieve.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from vllm_pensieve.tables import Table
+
 FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
 
 
-def compare(
-    out: Annotated[
-        Path, typer.Option(help="Folder for summary.json, requests.jsonl, figures and logs.")
-    ],
-    model: Model = "demo",
-    modes: Modes = "vllm,vllm-apc,pensieve",
-    workload: Annotated[
-        str,
-        typer.Option(
-            help="demo: chats about a long text; chat: ShareGPT statistics; documents: long documents, few turns."
-        ),
-    ] = "demo",
-    dataset: Annotated[
-        Path | None,
-        typer.Option(
-            help="Conversations from a file (JSON, JSON lines, Parquet; also .gz and .zst) or OWNER/NAME on the "
-            "Hugging Face hub."
-        ),
-    ] = None,
-    strict: Strict = False,
-    sessions: Annotated[int | None, typer.Option(min=1, help="Conversations to replay.")] = None,
-    turns: Annotated[
-        int | None, typer.Option(min=1, help="Turns of each conversation (of a dataset: at most).")
-    ] = None,
-    history_tokens: Annotated[
-        int | None, typer.Option(min=0, help="Length of the text pasted into the first turn.")
-    ] = None,
-    output_tokens: Annotated[int | None, typer.Option(min=1, help="Length of every reply.")] = None,
-    think_time_s: Annotated[
-        float | None, typer.Option(min=0, help="Mean pause before each turn (exponential).")
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Conversations at a time.")] = None,
-    kv_cache_gib: Annotated[
-        float | None, typer.Option(min=0.001, help="KV memory of each server.")
-    ] = None,
-    host_cache_gib: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, help="Host memory for blocks that leave KV memory; none by default."
-        ),
-    ] = None,
-    max_model_len: Annotated[
-        int | None, typer.Option(min=256, help="Context of each server in tokens.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port of each server, one after the other.")
-    ] = None,
-    repeat: Annotated[
-        int,
-        typer.Option(min=1, help="Measure all modes this many times, in turn, and report medians."),
-    ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of texts, lengths and think times.")] = 0,
-    sheet: Sheet = None,
-    server_options: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[-- VLLM_OPTIONS]", help="Options for every server.", show_default=False
-        ),
-    ] = None,
-) -> None:
+@takes(CompareOptions)
+def compare(options: CompareOptions) -> int:
     """Measure vLLM with and without the plugin on the same conversations.
 
     Each mode's server runs alone, is driven over HTTP by streaming clients, and
@@ -94,35 +36,13 @@ def compare(
     comparison with less memory. Ctrl-C stops the servers and keeps what was
     measured.
     """
-    options = CompareOptions(
-        model=model,
-        modes=modes,
-        workload=workload,
-        dataset=dataset,
-        strict=strict,
-        sessions=sessions,
-        turns=turns,
-        history_tokens=history_tokens,
-        output_tokens=output_tokens,
-        think_time_s=think_time_s,
-        concurrency=concurrency,
-        kv_cache_gib=kv_cache_gib,
-        host_cache_gib=host_cache_gib,
-        max_model_len=max_model_len,
-        port=port,
-        repeat=repeat,
-        seed=seed,
-        out=out,
-        sheet=sheet,
-        server_options=tuple(server_options or ()),
-    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    raise typer.Exit(carry_out(make_plan(options)))
+    return carry_out(make_plan(options))
 
 
 def carry_out(
     plan: ComparePlan,
-    details: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
+    details: Callable[[dict[str, Any]], Iterable[Table]] = lambda summary: (),
     closing: Callable[[dict[str, Any]], Iterable[RenderableType]] = lambda summary: (),
 ) -> int:
     """Run the comparison, write and print its results; return the exit status (1: something failed,

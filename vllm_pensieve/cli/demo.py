@@ -43,7 +43,7 @@ def closing(summary: dict[str, Any], out: Path) -> Iterator[RenderableType]:
     from rich.markup import escape
 
     from vllm_pensieve.bench.demo import returning_ttft_s
-    from vllm_pensieve.cli.numbers import seconds
+    from vllm_pensieve.tables import seconds
 
     times = returning_ttft_s(summary)
     yield ""
@@ -59,5 +59,5 @@ def closing(summary: dict[str, Any], out: Path) -> Iterator[RenderableType]:
     yield ""
     yield "Next:"
     yield "  pensieve chat                                  talk to a model; `stats` shows what the cache did"
-    yield "  pensieve serve MODEL --host-cache GIB          serve a model of yours; all options of vLLM work"
+    yield "  pensieve serve MODEL --host-cache-gib GIB      serve a model of yours; all options of vLLM work"
     yield "  pensieve compare --model MODEL --out out/mine  measure it on your machine"

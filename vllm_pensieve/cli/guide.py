@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
+from vllm_pensieve.bench.memory_options import CPU_GB, GPU_GB
+from vllm_pensieve.cli.options import option_name, takes
 from vllm_pensieve.cli.version import show_version
 from vllm_pensieve.errors import UsageError
 
@@ -25,12 +29,89 @@ MEASURED = ("preset", "out", "sheet")
 """Options that make a benchmark of a mode alone, which without them is a demonstration."""
 GUIDE_MODEL = "meta-llama/Meta-Llama-3-8B"
 REQUEST_INTERVAL_S, GPU_CACHE_GB, CPU_CACHE_GB = 0.5, 40, 100
-UNITS = {
-    "request_interval": "request_interval_s",
-    "gpu_cache": "gpu_cache_gb",
-    "cpu_cache": "cpu_cache_gb",
-}
 SERVER_OPTIONS = "pensieve.server_options"
+"""Where the words after `--` are kept in the context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuideOptions:
+    """The options of the bare command, named as in those of the commands they stand for; None: not given."""
+
+    mode: Annotated[
+        str | None, Option(help="pensieve (the default), vllm, or compare (both, and vllm-apc).")
+    ] = None
+    model: Annotated[
+        str | None,
+        Option(
+            help=f"Model name or folder (default: {GUIDE_MODEL} where it is available, else `demo`)."
+        ),
+    ] = None
+    interactive: Annotated[bool, Option("--interactive", help="`pensieve chat`.")] = False
+    users: Annotated[
+        int | None,
+        Option(
+            "--num-concurrent-users",
+            min=1,
+            help="Users of `pensieve bench users`, a third each hot, warm, cold (default: 1).",
+        ),
+    ] = None
+    request_interval_s: Annotated[
+        float | None,
+        Option(
+            "--request-interval",
+            min=0,
+            help="Seconds between a reply and the next request (default: 0.5).",
+        ),
+    ] = None
+    turns: Annotated[int | None, Option(min=1, help="Turns of a conversation (default: 10).")] = (
+        None
+    )
+    history_tokens: Annotated[
+        int | None, Option(min=0, help="Text pasted into the first turn (default: 1500 tokens).")
+    ] = None
+    preset: Annotated[
+        str | None, Option(help="Values that are not given: guide (default), fast, stress.")
+    ] = None
+    dataset: Annotated[
+        str | None,
+        Option(help="`pensieve bench sharegpt`: sharegpt, a file, or a name on the hub."),
+    ] = None
+    num_conversations: Annotated[
+        int | None, Option(min=1, help="Conversations taken from the data set.")
+    ] = None
+    min_turns: Annotated[
+        int | None, Option(min=1, help="Conversations with fewer turns are left out.")
+    ] = None
+    max_turns: Annotated[int | None, Option(min=1, help="Longer conversations are cut.")] = None
+    gpu_cache_gb: Annotated[
+        float | None,
+        Option("--gpu-cache", metavar="GB", help="Memory for KV blocks, in 10^9 bytes."),
+        *GPU_GB,
+    ] = None
+    cpu_cache_gb: Annotated[
+        float | None,
+        Option("--cpu-cache", metavar="GB", help="Host memory for blocks that leave it."),
+        *CPU_GB,
+    ] = None
+    max_new_tokens: Annotated[
+        int | None,
+        Option(min=1, help="Length of a reply at most (or $MAX_NEW_TOKENS; default: 32)."),
+    ] = None
+    device: Annotated[str | None, Option(help="auto, cpu, cuda or cuda:N (default: auto).")] = None
+    out: Annotated[Path | None, Option(help="Folder for the results of a benchmark.")] = None
+    sheet: Annotated[
+        Path | None,
+        Option(metavar="FILE.md", help="Write the results as a measurement sheet, too."),
+    ] = None
+    version: Annotated[
+        bool,
+        Option(
+            "--version",
+            is_eager=True,
+            callback=show_version,
+            help="Versions of this package, vLLM and torch.",
+        ),
+    ] = False
 
 
 class BareCommand(TyperGroup):
@@ -48,81 +129,8 @@ class BareCommand(TyperGroup):
         return rest
 
 
-def guide(
-    context: typer.Context,
-    mode: Annotated[
-        str | None,
-        typer.Option(help="pensieve (the default), vllm, or compare (both, and vllm-apc)."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Model name or folder (default: {GUIDE_MODEL} where it is available, else `demo`)."
-        ),
-    ] = None,
-    interactive: Annotated[bool, typer.Option("--interactive", help="`pensieve chat`.")] = False,
-    num_concurrent_users: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Users of `pensieve bench users`, a third each hot, warm, cold (default: 1).",
-        ),
-    ] = None,
-    request_interval: Annotated[
-        float | None,
-        typer.Option(min=0, help="Seconds between a reply and the next request (default: 0.5)."),
-    ] = None,
-    turns: Annotated[
-        int | None, typer.Option(min=1, help="Turns of a conversation (default: 10).")
-    ] = None,
-    history_tokens: Annotated[
-        int | None,
-        typer.Option(min=0, help="Text pasted into the first turn (default: 1500 tokens)."),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Values that are not given: guide (default), fast, stress.")
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="`pensieve bench sharegpt`: sharegpt, a file, or a name on the hub."),
-    ] = None,
-    num_conversations: Annotated[
-        int | None, typer.Option(min=1, help="Conversations taken from the data set.")
-    ] = None,
-    min_turns: Annotated[
-        int | None, typer.Option(min=1, help="Conversations with fewer turns are left out.")
-    ] = None,
-    max_turns: Annotated[
-        int | None, typer.Option(min=1, help="Longer conversations are cut.")
-    ] = None,
-    gpu_cache: Annotated[
-        float | None, typer.Option(metavar="GB", help="Memory for KV blocks, in 10^9 bytes.")
-    ] = None,
-    cpu_cache: Annotated[
-        float | None, typer.Option(metavar="GB", help="Host memory for blocks that leave it.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Length of a reply at most (or $MAX_NEW_TOKENS; default: 32)."),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N (default: auto).")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results of a benchmark.")] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.md", help="Write the results as a measurement sheet, too."),
-    ] = None,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            is_eager=True,
-            callback=show_version,
-            help="Versions of this package, vLLM and torch.",
-        ),
-    ] = False,
-) -> None:
+@takes(GuideOptions)
+def guide(options: GuideOptions, context: typer.Context) -> int:
     """Serve conversations with vLLM: keep a conversation's KV between its turns, and measure what that gains.
 
     The options below are for use without a command: they start a chat
@@ -132,7 +140,7 @@ def guide(
     """
     given = {
         name: value
-        for name, value in context.params.items()
+        for name, value in vars(options).items()
         if value is not None and value is not False
     }
     if context.invoked_subcommand is not None:
@@ -141,16 +149,15 @@ def guide(
                 f"{_option(next(iter(given)))} comes before the command {context.invoked_subcommand}; "
                 "put options after the command, or leave the command out"
             )
-        return
+        return 0
     if not given:
         _say("`pensieve --help` lists all options and commands")
     server_options = tuple(context.meta.get(SERVER_OPTIONS, ()))
     if "model" not in given:
         given["model"] = _default_model()
-    if interactive:
-        _chat(given, server_options)
-    else:
-        _bench(given, server_options)
+    if options.interactive:
+        return _chat(given, server_options)
+    return _bench(given, server_options)
 
 
 def _default_model() -> str:
@@ -172,90 +179,68 @@ def _default_model() -> str:
     return "demo"
 
 
-def _chat(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
+def _chat(given: dict[str, Any], server_options: tuple[str, ...]) -> int:
     from vllm_pensieve.bench.fit import fit_memory, machine_room
-    from vllm_pensieve.cli.chat import run
+    from vllm_pensieve.cli.chat import ChatOptions, run
 
-    asked = {
-        "mode": given.pop("mode", "pensieve"),
-        "model": given.pop("model"),
-        "device": given.pop("device", "auto"),
-        "vllm_options": server_options,
-    }
     del given["interactive"]
-    names = {
-        "gpu_cache": "gpu_cache_gb",
-        "cpu_cache": "cpu_cache_gb",
-        "max_new_tokens": "max_new_tokens",
-    }
-    asked |= {name: given.pop(key) for key, name in names.items() if key in given}
-    if given:
-        raise UsageError(
-            f"{_option(next(iter(given)))} is for a benchmark; leave it out, or --interactive"
-        )
-    if asked["mode"] == "compare":
+    for name in given:
+        if name not in ChatOptions.__dataclass_fields__:
+            raise UsageError(f"{_option(name)} is for a benchmark; leave it out, or --interactive")
+    options = ChatOptions(**given, vllm_options=server_options)
+    if options.mode == "compare":
         raise UsageError("--mode compare measures; --interactive takes --mode pensieve or vllm")
-    sizes = asked.get("gpu_cache_gb"), asked.get("cpu_cache_gb")
+    sizes = given.get("gpu_cache_gb"), given.get("cpu_cache_gb")
     if any(size and size > 0 for size in sizes):
-        fitted = fit_memory(*sizes, True, machine_room(asked["model"], server_options))
+        fitted = fit_memory(*sizes, True, machine_room(options.model, server_options))
         for note in fitted.notes:
             _say(note)
-        fitted_sizes = {
-            "gpu_cache_gb": fitted.gpu_cache_gb,
-            "cpu_cache_gb": fitted.cpu_cache_gb,
-        }
-        asked |= {name: size for name, size in fitted_sizes.items() if size is not None}
-    run(**asked)
+        options = replace(
+            options,
+            gpu_cache_gb=fitted.gpu_cache_gb,
+            cpu_cache_gb=fitted.cpu_cache_gb or 0.0,
+        )
+    run(options)
+    return 0
 
 
-def _bench(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
+def _bench(given: dict[str, Any], server_options: tuple[str, ...]) -> int:
     # The guide's lines with a data set name no mode and expect what both modes gave.
     mode = given.pop("mode", "compare" if "dataset" in given else "pensieve")
     if mode not in MODES:
         raise UsageError(f"unknown --mode {mode!r}; choose one of: {', '.join(MODES)}")
-    if "gpu_cache" not in given and "cpu_cache" not in given:
+    if "gpu_cache_gb" not in given and "cpu_cache_gb" not in given:
         _say(
             "memory: a part of what these conversations need, so that something has to leave it; "
             f"the guide's sizes are --gpu-cache {GPU_CACHE_GB} --cpu-cache {CPU_CACHE_GB}"
         )
-    given |= {"modes": MODES[mode], "users": given.pop("num_concurrent_users", 1)}
+    given = {"users": 1} | given | {"modes": MODES[mode], "server_options": server_options}
     if "dataset" in given:
-        _dataset(given, server_options)
+        return _dataset(given)
     for name in DATASET_OPTIONS:
         if name in given:
             raise UsageError(f"{_option(name)} is for a data set; name one with --dataset")
+    from vllm_pensieve.bench.users import UsersOptions
+    from vllm_pensieve.cli import guide_demonstration, users
+
     alone = mode != "compare" and given["users"] == 1
+    options = UsersOptions(**{"preset": "guide"} | given)
     if alone and not any(name in given for name in MEASURED):
-        from vllm_pensieve.bench.users import UsersOptions
-        from vllm_pensieve.cli.demonstration import run as demonstrate
-
-        options = UsersOptions(preset="guide", server_options=server_options, **_with_units(given))
-        raise typer.Exit(demonstrate(options))
-    from vllm_pensieve.cli.users import users as bench_users
-
-    bench_users(**{"preset": "guide"} | given, server_options=list(server_options))
+        return guide_demonstration.run(options)
+    return users.run(options)
 
 
-def _dataset(given: dict[str, Any], server_options: tuple[str, ...]) -> None:
+def _dataset(given: dict[str, Any]) -> int:
     from vllm_pensieve.bench.sharegpt import ShareGptOptions
-    from vllm_pensieve.cli.sharegpt import run
+    from vllm_pensieve.cli import sharegpt
 
     for name in USERS_OPTIONS:
         if name in given:
             raise UsageError(
                 f"{_option(name)} is for generated conversations; a data set has its own, see --max-turns"
             )
-    options = ShareGptOptions(
-        **{"request_interval_s": REQUEST_INTERVAL_S} | _with_units(given),
-        generated_otherwise=True,
-        server_options=server_options,
-    )
-    raise typer.Exit(run(options))
-
-
-def _with_units(given: dict[str, Any]) -> dict[str, Any]:
-    """The options under the names that contain their units."""
-    return {UNITS.get(name, name): value for name, value in given.items()}
+    given = {"request_interval_s": REQUEST_INTERVAL_S, "generated_otherwise": True} | given
+    return sharegpt.run(ShareGptOptions(**given))
 
 
 def _say(text: str) -> None:
@@ -263,4 +248,4 @@ def _say(text: str) -> None:
 
 
 def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return option_name(GuideOptions, name)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from vllm_pensieve.cli.quiet import quiet_start
+from vllm_pensieve.bench.memory_options import HOST_GIB
+from vllm_pensieve.cli.options import check_file, takes
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import is_cpu_build, require_vllm
+from vllm_pensieve.quiet import quiet_start
+from vllm_pensieve.tables import show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,64 +25,69 @@ if TYPE_CHECKING:
     from vllm_pensieve.retention.profile import Profile
 
 INACCURATE_STATUS = 1
-CPU_CHUNKS, GPU_CHUNKS = "128,256,512", "512,1024,2048"
+CPU_CHUNKS, GPU_CHUNKS = (128, 256, 512), (512, 1024, 2048)
 
 
-def profile(
+def _text(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions:
+    """The options of `pensieve profile`."""
+
     model: Annotated[
-        str, typer.Option(help="Model name or folder, or `demo` for the built-in random model.")
-    ] = "demo",
-    dtype: Annotated[str, typer.Option(help="As in vLLM: auto, bfloat16, float32, ...")] = "auto",
-    tensor_parallel_size: Annotated[
-        int, typer.Option(min=1, help="Workers that share every layer.")
-    ] = 1,
-    host_cache: Annotated[
+        str, Option(help="Model name or folder, or `demo` for the built-in random model.")
+    ] = "demo"
+    dtype: Annotated[
+        str, Option(help="The same values as vLLM takes: auto, bfloat16, float32, ...")
+    ] = "auto"
+    tensor_parallel_size: Annotated[int, Option(min=1, help="Workers that share every layer.")] = 1
+    host_cache_gib: Annotated[
         float,
-        typer.Option(
+        Option(
             min=0,
             metavar="GIB",
             help="Have a host tier of this size while measuring, as the server will.",
         ),
-    ] = 0,
+        *HOST_GIB,
+    ] = 0
     max_context: Annotated[
         int | None,
-        typer.Option(min=128, help="Longest context in tokens; the model's, at most 16,384."),
-    ] = None,
+        Option(min=128, help="Longest context in tokens; the model's, at most 16,384."),
+    ] = None
     chunks: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Comma-separated: tokens of the steps that are timed (default: {CPU_CHUNKS} on a CPU, "
-            f"{GPU_CHUNKS} on a GPU, where short steps all take the same time)."
+        tuple[int, ...] | None,
+        Option(
+            help=f"Comma-separated: tokens of the steps that are timed (default: {_text(CPU_CHUNKS)} on a CPU, "
+            f"{_text(GPU_CHUNKS)} on a GPU, where short steps all take the same time)."
         ),
-    ] = None,
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Time everything this many times, in turn.")
-    ] = 7,
+    ] = None
+    repeats: Annotated[int, Option(min=1, help="Time everything this many times, in turn.")] = 7
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="File of the profile, instead of one in the cache folder."
-        ),
-    ] = None,
+        Option(metavar="FILE", help="File of the profile, instead of one in the cache folder."),
+    ] = None
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Figure to draw; by default it is next to the profile."),
-    ] = None,
+        Option(metavar="PNG", help="Figure to draw; by default it is next to the profile."),
+    ] = None
     check: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--check",
             help="Measure no profile: compare the one that a server takes, or that of --out, with recomputation in "
             "serving.",
         ),
-    ] = False,
+    ] = False
     vllm_options: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[-- VLLM_OPTIONS]", help="Options for the engine.", show_default=False
-        ),
-    ] = None,
-) -> None:
+        tuple[str, ...],
+        Argument(metavar="[-- VLLM_OPTIONS]", help="Options for the engine.", show_default=False),
+    ] = ()
+
+
+@takes(ProfileOptions)
+def profile(asked: ProfileOptions) -> int:
     """Measure what it costs to compute tokens again, by context length, and how fast blocks are copied.
 
     A server with the same model, number format and device takes the newest such
@@ -88,27 +98,28 @@ def profile(
     from vllm_pensieve.bench.timed_engine import (
         EngineOptions,
         check_vllm_options,
-        prepare_environment,
+        prepare_timing_environment,
     )
 
     require_vllm()
-    for path in (out, figure):
-        _check_file(path)
-    plan = Plan(_numbers(chunks or (CPU_CHUNKS if is_cpu_build() else GPU_CHUNKS)), repeats)
-    if max_context is not None and not check:
-        contexts_up_to(max_context, plan.chunks[-1], 1)  # refuses what no engine could do
-    check_vllm_options(vllm_options or ())
-    prepare_environment(os.environ)
+    check_file("--out", asked.out)
+    check_file("--figure", asked.figure)
+    plan = Plan(asked.chunks or (CPU_CHUNKS if is_cpu_build() else GPU_CHUNKS), asked.repeats)
+    if asked.max_context is not None and not asked.check:
+        contexts_up_to(asked.max_context, plan.chunks[-1], 1)  # refuses what no engine could do
+    check_vllm_options(asked.vllm_options)
+    prepare_timing_environment(os.environ)
     options = EngineOptions(
-        model=model,
-        dtype=dtype,
-        tensor_parallel_size=tensor_parallel_size,
-        max_context=max_context,
-        vllm_options=tuple(vllm_options or ()),
+        model=asked.model,
+        dtype=asked.dtype,
+        tensor_parallel_size=asked.tensor_parallel_size,
+        max_context=asked.max_context,
+        vllm_options=asked.vllm_options,
     )
-    if check:
-        raise typer.Exit(_check(options, out, host_cache, repeats))
-    _measure(options, plan, host_cache, out, figure)
+    if asked.check:
+        return _check(options, asked.out, asked.host_cache_gib, asked.repeats)
+    _measure(options, plan, asked.host_cache_gib, asked.out, asked.figure)
+    return 0
 
 
 def _measure(
@@ -121,13 +132,13 @@ def _measure(
     from rich.console import Console
 
     from vllm_pensieve.bench.profile import complete_profile, measure_costs, shape_of
-    from vllm_pensieve.bench.timed_engine import TimedEngine, start_engine
+    from vllm_pensieve.bench.timed_engine import start_timed
 
     console = Console()
     with console.status("starting vLLM") as status:
         settings = {"cost_profile": "none", "host_cache_gib": host_cache}
         with quiet_start():
-            engine = TimedEngine(start_engine(options, settings))
+            engine = start_timed(options, settings)
         try:
             shape = shape_of(engine)
             costs, error = measure_costs(engine, plan, status.update)
@@ -145,7 +156,7 @@ def _save(console: Console, result: Profile, out: Path | None, figure: Path | No
     from vllm_pensieve.retention.profile import default_path, write_profile
 
     console.print(curve_title(result), highlight=False, soft_wrap=True)
-    console.print(curve_table(result), highlight=False)
+    show(curve_table(result))
     for line in curve_lines(result):
         console.print(line, highlight=False, soft_wrap=True)
     try:
@@ -162,7 +173,7 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
     from rich.console import Console
 
     from vllm_pensieve.bench.profile_check import ACCEPTED_ERROR, check_costs
-    from vllm_pensieve.bench.timed_engine import TimedEngine, start_engine
+    from vllm_pensieve.bench.timed_engine import start_timed
     from vllm_pensieve.cli.profile_view import check_table
     from vllm_pensieve.config import profile_folder
 
@@ -173,7 +184,7 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
     }
     with console.status("starting vLLM") as status:
         with quiet_start():
-            engine = TimedEngine(start_engine(options, settings))
+            engine = start_timed(options, settings)
         try:
             costs = engine.scheduler.costs
             if costs is None or costs.profile is None:
@@ -185,7 +196,7 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
             )
         finally:
             engine.close()
-    console.print(check_table(comparisons), highlight=False)
+    show(check_table(comparisons))
     worst = max(abs(row.error) for row in comparisons)
     good = worst <= ACCEPTED_ERROR
     console.print(
@@ -193,15 +204,3 @@ def _check(options: EngineOptions, file: Path | None, host_cache: float, repeats
         highlight=False,
     )
     return 0 if good else INACCURATE_STATUS
-
-
-def _check_file(path: Path | None) -> None:
-    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
-        raise UsageError(f"{path}: name a file in a folder that exists and can be written")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in numbers):
-        raise UsageError(f"--chunks {text!r}: give numbers above 0, separated by commas")
-    return tuple(sorted({int(part) for part in numbers}))

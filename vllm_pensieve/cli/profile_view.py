@@ -6,14 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE
-from rich.table import Table
-
 from vllm_pensieve.bench.profile import ACCEPTED_FIT_ERROR
 from vllm_pensieve.bench.profile_check import Comparison
 from vllm_pensieve.bench.profile_figure import device_text
 from vllm_pensieve.retention import AnalyticCostModel, CostModel
 from vllm_pensieve.retention.profile import Profile
+from vllm_pensieve.tables import Table
 
 BLOCK_TOKENS = 32
 """Of the blocks whose cost is printed, whatever the size of the engine's."""
@@ -32,17 +30,14 @@ def curve_table(profile: Profile) -> Table:
     measured = profile.cost_model()
     analytic = AnalyticCostModel.from_shape(profile.key.shape)
     scale = measured.tokens_at_start(1) / analytic.linear
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("context", "measured", "analytic", "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for point in profile.points:
         start = point.context_tokens
         ours = measured.span(start, start + BLOCK_TOKENS)
         theirs = scale * analytic.span(start, start + BLOCK_TOKENS)
-        table.add_row(
-            f"{start:,}", f"{1e3 * ours:.3f}", f"{1e3 * theirs:.3f}", f"{ours / theirs:.2f}"
-        )
-    return table
+        times = [f"{1e3 * ours:.3f}", f"{1e3 * theirs:.3f}"]
+        rows.append([f"{start:,}", *times, f"{ours / theirs:.2f}"])
+    return Table(("context", "measured", "analytic", "ratio"), rows)
 
 
 def curve_lines(profile: Profile) -> list[str]:
@@ -72,22 +67,16 @@ def _depth(costs: CostModel) -> str:
 
 def check_table(comparisons: Sequence[Comparison]) -> Table:
     """Predicted and measured cost of every run that was recovered."""
-    table = Table(
-        title="Recomputation in serving, and what the profile says",
-        caption="ms; measured: time to first token with the run dropped, less that with all cached; "
-        "predicted: the run's tokens and one step",
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
-    headings = ("context", "run", "run dropped", "all cached", "measured", "predicted", "error")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for row in comparisons:
         times = (row.with_run_dropped_s, row.all_cached_s, row.measured_s, row.predicted_s)
-        table.add_row(
-            f"{row.context_tokens:,}",
-            str(row.run_tokens),
-            *(f"{1e3 * seconds:.2f}" for seconds in times),
-            f"{row.error:+.1%}",
-        )
-    return table
+        milliseconds = [f"{1e3 * seconds:.2f}" for seconds in times]
+        context = f"{row.context_tokens:,}"
+        rows.append([context, str(row.run_tokens), *milliseconds, f"{row.error:+.1%}"])
+    return Table(
+        ("context", "run", "run dropped", "all cached", "measured", "predicted", "error"),
+        rows,
+        "Recomputation in serving, and what the profile says",
+        "ms; measured: time to first token with the run dropped, less that with all cached; "
+        "predicted: the run's tokens and one step",
+    )

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from vllm_pensieve.cli.options import check_file
 from vllm_pensieve.cli.simulate import (
     BlockTokens,
     BytesPerToken,
     Model,
     bytes_per_block,
-    check_writable,
 )
 
 
@@ -32,7 +32,7 @@ def report(
     from vllm_pensieve.analysis.report import build_report
     from vllm_pensieve.analysis.summaries import read_prefix_stats
 
-    check_writable(out)
+    check_file("--out", out)
     stats = read_prefix_stats(prefix, strict=strict, block_tokens=block_tokens)
     page = build_report(stats, bytes_per_block(stats.trace, model, bytes_per_token))
     out.write_text(page, encoding="utf-8")

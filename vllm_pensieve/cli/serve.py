@@ -8,12 +8,16 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
+from vllm_pensieve.bench.memory_options import HOST_GIB
 from vllm_pensieve.bench.server import check_port
 from vllm_pensieve.bench.server_options import value_of
+from vllm_pensieve.cli.options import takes
 from vllm_pensieve.config import (
     ADDITIONAL_CONFIG_KEY,
     SETTINGS,
@@ -30,42 +34,55 @@ from vllm_pensieve.machine import GIB, is_cpu_build, require_vllm
 from vllm_pensieve.modes import BLOCK_TOKENS, CPU_KV_CACHE_GIB
 
 VLLM_PORT = 8000
-OWN_OPTIONS = ("--host-cache", "--pensieve-config")
+OWN_OPTIONS = {
+    "--host-cache-gib": "--host-cache-gib",
+    "--host-cache": "--host-cache-gib",
+    "--pensieve-config": "--pensieve-config",
+}
+"""What the command itself takes, and what it calls that."""
 HOST_CACHE = "host_cache_gib"
 ADDITIONAL_CONFIG = "--additional-config"
 KV_SIZE = "VLLM_CPU_KVCACHE_SPACE"
 KV_SIZE_OPTIONS = ("--kv-cache-memory-bytes", "--gpu-memory-utilization")
 
 
-def serve(
-    context: typer.Context,
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The options of `pensieve serve` that are its own."""
+
     model: Annotated[
-        str, typer.Argument(help="Model name or folder, or `demo` for the built-in random model.")
-    ],
+        str, Argument(help="Model name or folder, or `demo` for the built-in random model.")
+    ]
     pensieve_config: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="JSON|FILE",
             help="Settings of the plugin: a JSON object, or a file that holds one.",
         ),
-    ] = None,
-    host_cache: Annotated[
+    ] = None
+    host_cache_gib: Annotated[
         float | None,
-        typer.Option(
+        Option(
             metavar="GIB",
             help="Host memory for blocks that leave GPU memory, in GiB (default: none).",
         ),
-    ] = None,
-) -> None:
+        *HOST_GIB,
+    ] = None
+
+
+@takes(ServeOptions)
+def serve(own: ServeOptions, context: typer.Context) -> None:
     """Serve a model with vLLM and the plugin. Every other option goes to vLLM's server unchanged."""
-    if model.startswith("-"):
-        raise UsageError(f"name the model first: pensieve serve MODEL {model} ...")
+    if own.model.startswith("-"):
+        raise UsageError(f"name the model first: pensieve serve MODEL {own.model} ...")
     options = context.args
     check_own_names(options)
     check_port(serve_port(options))
-    environment = serve_environment(dict(os.environ), pensieve_config, host_cache, options)
+    environment = serve_environment(
+        dict(os.environ), own.pensieve_config, own.host_cache_gib, options
+    )
     require_vllm()
-    os.execve(sys.executable, serve_arguments(model, options, environment), environment)
+    os.execve(sys.executable, serve_arguments(own.model, options, environment), environment)
 
 
 def check_own_names(options: Sequence[str]) -> None:
@@ -74,7 +91,7 @@ def check_own_names(options: Sequence[str]) -> None:
         name = option.partition("=")[0]
         close = difflib.get_close_matches(name.replace("_", "-"), OWN_OPTIONS, n=1, cutoff=0.85)
         if name.startswith("--") and close:
-            raise UsageError(f"unknown option {name}; did you mean {close[0]}?")
+            raise UsageError(f"unknown option {name}; did you mean {OWN_OPTIONS[close[0]]}?")
 
 
 def serve_port(options: Sequence[str]) -> int:
@@ -125,7 +142,7 @@ def serve_environment(
         if read_switch(base) is False:
             if config is not None or host_cache_gib is not None:
                 raise UsageError(
-                    f"{SWITCH}=0 keeps the plugin off, and --pensieve-config and --host-cache are settings of it; "
+                    f"{SWITCH}=0 keeps the plugin off, and --pensieve-config and --host-cache-gib are settings of it; "
                     "leave one or the other out"
                 )
             return base | vllm_cache_settings(base)
@@ -135,7 +152,7 @@ def serve_environment(
             for where, other in ((source, settings), (ADDITIONAL_CONFIG, of_vllm)):
                 if other.get(HOST_CACHE, host_cache_gib) != host_cache_gib:
                     raise UsageError(
-                        f"--host-cache {host_cache_gib:g} and {HOST_CACHE}={other[HOST_CACHE]} of {where} differ; "
+                        f"--host-cache-gib {host_cache_gib:g} and {HOST_CACHE}={other[HOST_CACHE]} of {where} differ; "
                         "leave one of them out"
                     )
             settings[HOST_CACHE] = host_cache_gib

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vllm_pensieve.cli.options import check_file
 from vllm_pensieve.errors import UsageError
 from vllm_pensieve.machine import GIB
 from vllm_pensieve.policies.registry import POLICIES
+from vllm_pensieve.trace.formats import about_formats
 
 if TYPE_CHECKING:
     from vllm_pensieve.analysis.replay import Parameters
@@ -48,7 +50,7 @@ def simulate(
         str,
         typer.Option(
             "--format",
-            help="auto, pensieve, mooncake, bailian, kvct (kv-cache-tester, Weka, AgentX).",
+            help=f"{about_formats()}.",
         ),
     ] = "auto",
     capacity: Annotated[
@@ -113,8 +115,8 @@ def simulate(
     from vllm_pensieve.cli.simulate_view import print_results, print_trace
     from vllm_pensieve.trace.readers import read_trace
 
-    for out in (json_out, curve):
-        check_writable(out)
+    check_file("--json", json_out)
+    check_file("--curve", curve)
     policies = parse_policies(policy)
     loaded = read_trace(trace, format_name, strict, block_tokens)
     parameters = _parameters(loaded, cost_slope, cost_profile)
@@ -156,7 +158,7 @@ def _parameters(trace: Trace, slope: float | None, profile: Path | None) -> Para
     if profile is None:
         return Parameters.by_slope(default_cost_slope(trace) if slope is None else slope)
     if slope is not None:
-        raise UsageError("--cost-slope and --cost-profile say the same thing; give one of them")
+        raise UsageError("--cost-slope and --cost-profile are alternatives; give one of them")
     if trace.block_tokens is None:
         raise UsageError(
             f"{trace.name} does not say how many tokens a block has, so a profile cannot price them; "
@@ -172,14 +174,6 @@ def _parameters(trace: Trace, slope: float | None, profile: Path | None) -> Para
     return parameters
 
 
-def check_writable(path: Path | None) -> None:
-    """UsageError if there is no folder for this file."""
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
-    if path is not None and path.is_dir():
-        raise UsageError(f"{path}: is a folder; name a file in it")
-
-
 def bytes_per_block(trace: Trace, model: Path | None, bytes_per_token: int | None) -> float | None:
     """KV memory of a block of this trace; None if neither a model nor the bytes of a token are given.
 
@@ -191,7 +185,7 @@ def bytes_per_block(trace: Trace, model: Path | None, bytes_per_token: int | Non
     if model is None and bytes_per_token is None:
         return None
     if model is not None and bytes_per_token is not None:
-        raise UsageError("--model and --bytes-per-token say the same thing; give one of them")
+        raise UsageError("--model and --bytes-per-token are alternatives; give one of them")
     if trace.block_tokens is None:
         raise UsageError(
             f"{trace.name} does not say how many tokens a block has, so blocks cannot be given in GiB; "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from vllm_pensieve.analysis.simulate import Result
+from vllm_pensieve.machine import GIB
+from vllm_pensieve.tables import RULE, Table, show
 from vllm_pensieve.trace.trace import Trace
 from vllm_pensieve.trace.wording import about_skipped, counted, skipped_loudly
 
@@ -57,29 +58,24 @@ def print_results(
     results: list[Result], trace: Trace, bytes_per_block: float | None = None
 ) -> None:
     """Print one row for each policy and capacity. bytes_per_block: KV memory of a block, for a column in GiB."""
-    table = Table(caption=CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("policy", no_wrap=True)
+    rows: list[Sequence[str]] = []
+    for _, group in groupby(results, lambda result: result.policy):
+        for result in group:
+            lru_cost = result.cost_holes / result.cost_vs_lru if result.cost_vs_lru else None
+            size_gib = result.capacity_blocks * (bytes_per_block or 0) / GIB
+            rows.append(
+                [
+                    result.policy,
+                    f"{result.capacity_blocks:,}",
+                    *([f"{size_gib:,.3g}"] if bytes_per_block is not None else []),
+                    f"{result.capacity_blocks / trace.unique_blocks:.1%}",
+                    f"{result.hits_any / result.accesses:.2%}",
+                    f"{result.hits_prefix / result.accesses:.2%}",
+                    f"{100 * result.cost_vs_lru:.1f}",
+                    f"{100 * result.cost_prefix / lru_cost:.1f}" if lru_cost else "-",
+                ]
+            )
+        rows.append(RULE)
     sizes = () if bytes_per_block is None else ("GiB",)
-    for heading in ("capacity", *sizes, "of unique", "hits", "prefix hits", "cost", "cost, prefix"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    previous = None
-    for result in results:
-        if previous not in (None, result.policy):
-            table.add_section()
-        lru_cost = result.cost_holes / result.cost_vs_lru if result.cost_vs_lru else None
-        table.add_row(
-            result.policy,
-            f"{result.capacity_blocks:,}",
-            *(
-                ()
-                if bytes_per_block is None
-                else (f"{result.capacity_blocks * bytes_per_block / 2**30:,.3g}",)
-            ),
-            f"{result.capacity_blocks / trace.unique_blocks:.1%}",
-            f"{result.hits_any / result.accesses:.2%}",
-            f"{result.hits_prefix / result.accesses:.2%}",
-            f"{100 * result.cost_vs_lru:.1f}",
-            f"{100 * result.cost_prefix / lru_cost:.1f}" if lru_cost else "-",
-        )
-        previous = result.policy
-    Console().print(table)
+    headings = ("of unique", "hits", "prefix hits", "cost", "cost, prefix")
+    show(Table(("policy", "capacity", *sizes, *headings), rows, caption=CAPTION))

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from vllm_pensieve.cli.collect import collect, events
-from vllm_pensieve.cli.simulate import BlockTokens, check_writable
+from vllm_pensieve.cli.options import check_file
+from vllm_pensieve.cli.simulate import BlockTokens
 from vllm_pensieve.cli.trace_caches import analyze_all, mix, policies
 from vllm_pensieve.cli.trace_files import Json, Out, Strict, folder_for, tell, write_json
 
@@ -39,7 +40,7 @@ def summarize_trace(
     from vllm_pensieve.analysis.summaries import read_prefix_stats, summarize
     from vllm_pensieve.cli.trace_view import print_summaries
 
-    check_writable(json_out)
+    check_file("--json", json_out)
     stats = read_prefix_stats(prefix, strict=strict, block_tokens=block_tokens)
     print_summaries([stats])
     if json_out:
@@ -59,7 +60,7 @@ def analyze(
     from vllm_pensieve.analysis.summary_figures import draw_reuse_cdfs
     from vllm_pensieve.cli.trace_view import print_summaries
 
-    check_writable(json_out)
+    check_file("--json", json_out)
     stats = read_prefix_stats(prefix, strict=strict, block_tokens=block_tokens)
     print_summaries([stats])
     if json_out:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vllm_pensieve.cli.simulate import check_writable
+from vllm_pensieve.cli.options import check_file
 from vllm_pensieve.cli.trace_files import (
     Folder,
     Json,
@@ -95,7 +95,7 @@ def analyze_all(
     from vllm_pensieve.analysis.summary_figures import draw_reuse_cdfs
     from vllm_pensieve.cli.trace_view import print_all_hits, print_all_reuse
 
-    check_writable(json_out)
+    check_file("--json", json_out)
     names = parse_policies(policy.lower())
     all_stats = [read_prefix_stats(path, strict=strict) for path in trace_files(folder)]
     all_stats.sort(key=lambda stats: (stats.workload_label, stats.trace.block_tokens or 0))
@@ -180,7 +180,7 @@ def mix(
     from vllm_pensieve.trace.combine import interleave
     from vllm_pensieve.trace.readers import read_trace
 
-    check_writable(json_out)
+    check_file("--json", json_out)
     if order not in ORDERS:
         raise UsageError(f"--order {order!r} is unknown; choose one of: {', '.join(ORDERS)}")
     traces = [read_trace(path, strict=strict) for path in trace_files(folder)]

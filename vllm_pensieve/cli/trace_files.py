@@ -21,6 +21,8 @@ Out = Annotated[
     Path | None, typer.Option(help="Folder for the figures; the trace's own if not given.")
 ]
 
+ENDINGS = (".jsonl", ".jsonl.gz", ".*.jsonl", ".*.jsonl.gz")
+"""Of whole files, and of parts that a server put aside."""
 OF_A_WORKLOAD = re.compile(r"prefix_.+_b\d+_requests\.jsonl(\.gz)?")
 """Names that `pensieve trace collect` gives."""
 
@@ -30,9 +32,12 @@ def trace_files(folder: Path) -> list[Path]:
 
     What is left out is printed. UsageError if there is none.
     """
+    from vllm_pensieve.trace.parts import whole_of
+
     if not folder.is_dir():
         raise UsageError(f"{folder}: is not a folder")
-    found = sorted([*folder.glob("*_requests.jsonl"), *folder.glob("*_requests.jsonl.gz")])
+    every = (path for ending in ENDINGS for path in folder.glob(f"*_requests{ending}"))
+    found = sorted({whole_of(path) for path in every})
     if not found:
         raise UsageError(f"{folder}: has no *_requests.jsonl; record traces into it first")
     named = [path for path in found if OF_A_WORKLOAD.fullmatch(path.name)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.table import Table
+from vllm_pensieve.tables import RULE, Table
 
 MIB = 1024**2
 
@@ -23,34 +23,27 @@ def _bandwidths(result: dict[str, Any]) -> Table:
     if by_rows:
         caption += "; rows: memcpy of each row in the order given"
     model = result["model"]
-    table = Table(
-        title=f"{model['name']}: {model['kv_bytes_per_token']} bytes a token in {model['layers']} layers, "
-        f"KV cache on {result['device']}",
-        caption=caption,
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
+    title = (
+        f"{model['name']}: {model['kv_bytes_per_token']} bytes a token in {model['layers']} layers, "
+        f"KV cache on {result['device']}"
     )
-    table.add_column("pattern", no_wrap=True)
-    headings = ["tokens", "blocks", "MiB"]
-    for direction in ("store", "load"):
-        headings += [direction, "share", *(["rows"] if by_rows else [])]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    before = None
-    for row in result["transfers"]:
-        group = (row["pattern"], row["block_tokens"])
-        if before not in (None, group):
-            table.add_section()
-        before = group
-        table.add_row(
-            row["pattern"],
-            str(row["block_tokens"]),
-            str(row["blocks"]),
-            f"{row['bytes'] / MIB:.1f}",
-            *_cells(row, "store", by_rows),
-            *_cells(row, "load", by_rows),
-        )
-    return table
+    rows: list[Sequence[str]] = []
+    for _, group in groupby(result["transfers"], lambda row: (row["pattern"], row["block_tokens"])):
+        rows += [
+            [
+                row["pattern"],
+                str(row["block_tokens"]),
+                str(row["blocks"]),
+                f"{row['bytes'] / MIB:.1f}",
+                *_cells(row, "store", by_rows),
+                *_cells(row, "load", by_rows),
+            ]
+            for row in group
+        ]
+        rows.append(RULE)
+    own = ["share", *(["rows"] if by_rows else [])]
+    headings = ("pattern", "tokens", "blocks", "MiB", "store", *own, "load", *own)
+    return Table(headings, rows, title, caption)
 
 
 def _cells(row: dict[str, Any], direction: str, by_rows: bool) -> list[str]:
@@ -62,24 +55,20 @@ def _cells(row: dict[str, Any], direction: str, by_rows: bool) -> list[str]:
 
 
 def _swap_ins(swap_ins: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title="Load and compute: all layers one after the other, and by layers",
-        caption="ms; hidden: share of the shorter of copy and compute that ran alongside the other",
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
-    headings = ("tokens", "blocks", "copy", "compute", "sequential", "pipelined", "speed-up")
-    for heading in (*headings, "hidden"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in swap_ins:
-        table.add_row(
+    times = ("copy", "compute", "sequential", "pipelined")
+    rows = [
+        [
             str(row["block_tokens"]),
             str(row["blocks"]),
-            *(
-                f"{row[f'{name}_ms']:.2f}"
-                for name in ("copy", "compute", "sequential", "pipelined")
-            ),
+            *(f"{row[f'{name}_ms']:.2f}" for name in times),
             f"{row['speedup']:.2f}x",
             f"{row['overlap_percent']:.0f} %",
-        )
-    return table
+        ]
+        for row in swap_ins
+    ]
+    return Table(
+        ("tokens", "blocks", *times, "speed-up", "hidden"),
+        rows,
+        "Load and compute: all layers one after the other, and by layers",
+        "ms; hidden: share of the shorter of copy and compute that ran alongside the other",
+    )

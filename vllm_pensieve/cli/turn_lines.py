@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.plan import ComparePlan
-from vllm_pensieve.bench.records import RequestRecord
-from vllm_pensieve.cli.numbers import seconds
+from vllm_pensieve.tables import seconds
 
 
 class TurnLines:
@@ -19,7 +19,7 @@ class TurnLines:
             turn: sum(length >= turn for length in lengths) for turn in range(1, max(lengths) + 1)
         }
 
-    def line(self, records: Sequence[RequestRecord]) -> str | None:
+    def line(self, records: Sequence[Exchange]) -> str | None:
         """The line of the last record's turn, if that was the turn's last; else None."""
         turn = records[-1].turn
         own = [record for record in records if record.turn == turn]

@@ -6,8 +6,8 @@ import platform
 
 import typer
 
-from vllm_pensieve import __version__
 from vllm_pensieve.machine import describe_versions, is_cpu_build
+from vllm_pensieve.version import __version__
 
 
 def show_version(asked: bool) -> None:

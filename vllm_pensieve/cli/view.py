@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.box import SIMPLE
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
@@ -21,16 +20,15 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 
 from vllm_pensieve.bench.compare import ModeRun
+from vllm_pensieve.bench.exchanges import Exchange
 from vllm_pensieve.bench.plan import ComparePlan
-from vllm_pensieve.bench.records import RequestRecord
 from vllm_pensieve.bench.remarks import stepped_back_remark
 from vllm_pensieve.cli.benchmark_view import phase_lines
-from vllm_pensieve.cli.numbers import seconds
 from vllm_pensieve.cli.turn_lines import TurnLines
 from vllm_pensieve.modes import Mode
+from vllm_pensieve.tables import Table, seconds, show
 from vllm_pensieve.workloads.dataset import counted
 
 LOG_INTERVAL_S = 10.0
@@ -58,7 +56,7 @@ class ConsoleView:
         self._name = ""
         self._phase = 0
         self._begun_s = self._told_s = 0.0
-        self._records: list[RequestRecord] = []
+        self._records: list[Exchange] = []
         self._turns = TurnLines(plan)
         columns = (
             TextColumn("{task.description:<22}"),
@@ -115,7 +113,7 @@ class ConsoleView:
         self._set(state="measuring")
         self._log(f"{self._name}: measuring, {self._plan.requests} requests")
 
-    def recorded(self, record: RequestRecord) -> None:
+    def recorded(self, record: Exchange) -> None:
         """Count a request; show why it failed, if it did."""
         if record.error:
             self._failed += 1
@@ -174,14 +172,14 @@ class ConsoleView:
 
 
 def print_summary(
-    summary: dict[str, Any], out: Path, files: list[Path], details: Iterable[RenderableType] = ()
+    summary: dict[str, Any], out: Path, files: list[Path], details: Iterable[Table] = ()
 ) -> None:
     """Print the table, details of a benchmark, the speed-ups, what failed, and where the files are."""
     console = Console()
     if summary["modes"]:
-        console.print(_table(summary["modes"]))
+        show(_modes_table(summary["modes"]))
     for detail in details:
-        console.print(detail, highlight=False)
+        show(detail)
     for pair, speedup in summary["speedup"].items():
         if speedup["ttft_mean"] is None:
             continue
@@ -228,29 +226,25 @@ def print_lines(lines: Iterable[RenderableType]) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _table(modes: dict[str, Any]) -> Table:
-    table = Table(caption=TABLE_CAPTION, box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("mode", no_wrap=True)
-    for heading in ("req/s", "TTFT", "return", "turn 5+", "token", "computed", "swapped"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _modes_table(modes: dict[str, Any]) -> Table:
     missing = any(numbers["missing"] for numbers in modes.values())
-    if missing:
-        table.add_column("missing", justify="right", no_wrap=True)
+    rows = []
     for name, numbers in modes.items():
         ttft, prompt = numbers["ttft_s"], numbers["prompt_tokens"]
         computed = prompt["recovered"] + prompt["new"] if "new" in prompt else None
-        table.add_row(
-            name,
-            f"{numbers['throughput_rps']:.2f}",
-            seconds(ttft["mean"]),
-            seconds(ttft["mean_returning"]),
-            seconds(ttft["mean_turn5plus"]),
-            seconds(numbers["tpot_s"]["mean"]),
-            _share(computed, prompt),
-            _share(prompt.get("swapped"), prompt),
-            *([str(numbers["missing"])] if missing else []),
+        rows.append(
+            [
+                name,
+                f"{numbers['throughput_rps']:.2f}",
+                *(seconds(ttft[key]) for key in ("mean", "mean_returning", "mean_turn5plus")),
+                seconds(numbers["tpot_s"]["mean"]),
+                *(_share(tokens, prompt) for tokens in (computed, prompt.get("swapped"))),
+                *([str(numbers["missing"])] if missing else []),
+            ]
         )
-    return table
+    headings = ("mode", "req/s", "TTFT", "return", "turn 5+", "token", "computed", "swapped")
+    more = ("missing",) if missing else ()
+    return Table((*headings, *more), rows, caption=TABLE_CAPTION)
 
 
 def _share(tokens: float | None, prompt: dict[str, Any]) -> str:

@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vllm_pensieve.collection.engine import needs_simulation, start_engine
+from vllm_pensieve.collection.engine import needs_simulation, start_recording
 from vllm_pensieve.collection.play import Reply, play
 from vllm_pensieve.collection.recording import Recording
 from vllm_pensieve.collection.virtual_time import VirtualTime
 from vllm_pensieve.errors import UsageError
+from vllm_pensieve.trace.parts import parts_of
 from vllm_pensieve.workloads.events import RequestEvent, TokenCount
 
 Tell = Callable[[int], None]
@@ -69,7 +70,7 @@ def record(
     make_room(recording)
     took_s = time.perf_counter()
     with starting():
-        engine = start_engine(recording)
+        engine = start_recording(recording)
     with nullcontext() if recording.real_time else VirtualTime():
         lasted_s = time.monotonic()
         replies = play(engine, events, lambda number: _parameters(recording, limits[number]), tell)
@@ -118,7 +119,8 @@ def make_room(recording: Recording) -> None:
     try:
         recording.out.mkdir(parents=True, exist_ok=True)
         for path in recording.files():
-            path.unlink(missing_ok=True)
+            for part in parts_of(path):
+                part.unlink()
     except OSError as error:
         raise UsageError(f"{recording.out}: cannot be written: {error.strerror}") from error
 

@@ -45,11 +45,6 @@ class VirtualTime:
             setattr(time, name, stock)
         self._stock = {}
 
-    @property
-    def skipped_s(self) -> float:
-        """Seconds that were not waited for so far."""
-        return self._skipped_ns / NS
-
     def _moved_on(self, stock: Callable[[], Any], ns_per_unit: int) -> Callable[[], Any]:
         if ns_per_unit == 1:
             return lambda: stock() + self._skipped_ns

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typing_extensions import override
 from vllm.logger import init_logger
-from vllm.v1.engine.core import EngineCore
 
 from vllm_pensieve.scheduler.swapping import SwappingMixin
 from vllm_pensieve.scheduler.tracing import TracingMixin
 from vllm_pensieve.space.block_watcher import BlockWatcher, Evicted
+from vllm_pensieve.vllm_hooks.patches import tell_of_loaded_adapters
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -134,23 +133,6 @@ class AdaptersMixin(SwappingMixin, TracingMixin):
             self._discard([slot])
         while (block := pool.cached_block_hash_to_block.get_one_block(key)) is not None:
             pool.evict_blocks({block.block_id})
-
-
-def tell_of_loaded_adapters() -> None:
-    """Have vLLM's engine notify our scheduler when a client has it load an adapter. Idempotent."""
-    stock = EngineCore.add_lora
-    if getattr(stock, "tells_pensieve", False):
-        return
-
-    @wraps(stock)
-    def add_lora(self: Any, lora_request: LoRARequest) -> bool:
-        loaded: bool = stock(self, lora_request)
-        if isinstance(self.scheduler, AdaptersMixin):
-            self.scheduler.adapter_loaded(lora_request)
-        return loaded
-
-    add_lora.tells_pensieve = True  # type: ignore[attr-defined]
-    EngineCore.add_lora = add_lora
 
 
 def _adapter(lora_request: LoRARequest) -> Adapter:

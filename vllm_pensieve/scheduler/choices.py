@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vllm.v1.request import Request
@@ -13,27 +12,6 @@ SUFFIX_CHARACTERS = 9
 """What vLLM adds to an id that it was given: a hyphen and eight random characters."""
 CHOICE = re.compile(r"\d+_(.*)", re.DOTALL)
 BEAM = re.compile(r"(.+)-[0-9a-f]{16,32}-beam-\d+", re.DOTALL)
-
-
-def keep_external_ids() -> None:
-    """Have the requests of this process's engines keep the id that they were given, as `external_req_id`. Idempotent.
-
-    vLLM sends it to the engine and drops it there; without it `0_x` may be an id or the first choice of `x`.
-    """
-    from vllm.v1.request import Request
-
-    stock = Request.from_engine_core_request.__func__
-    if getattr(stock, "keeps_external_ids", False):
-        return
-
-    @wraps(stock)
-    def from_engine_core_request(cls: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        made = stock(cls, request, *args, **kwargs)
-        made.external_req_id = request.external_req_id
-        return made
-
-    from_engine_core_request.keeps_external_ids = True  # type: ignore[attr-defined]
-    Request.from_engine_core_request = classmethod(from_engine_core_request)
 
 
 def parent_of(request: Request) -> str | None:

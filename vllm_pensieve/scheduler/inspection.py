@@ -9,9 +9,9 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
 from vllm.v1.request import Request
 
-from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.scheduler.scheduler import PensieveMixin
 from vllm_pensieve.space.restore_plan import RestoreCosts, RestorePlan, Source, plan_restore
+from vllm_pensieve.vllm_hooks.sizes import block_bytes
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import BlockHashWithGroupId

@@ -15,7 +15,6 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
-from vllm_pensieve.compat import why_plain_prefixes, why_unusual_manager
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, PensieveConfig
 from vllm_pensieve.metrics import STATS_KEY, PensieveStats
 from vllm_pensieve.policies.order import Order, make_order
@@ -23,13 +22,15 @@ from vllm_pensieve.policies.policy import Cache
 from vllm_pensieve.retention.cost_model import block_costs
 from vllm_pensieve.scheduler.adapters import AdaptersMixin
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
-from vllm_pensieve.scheduler.choices import keep_external_ids, parent_of
+from vllm_pensieve.scheduler.choices import parent_of
 from vllm_pensieve.scheduler.costs import Costs
 from vllm_pensieve.scheduler.kv_cache_manager import PensieveKVCacheManager
 from vllm_pensieve.space.block_watcher import BlockWatcher
 from vllm_pensieve.space.clock import StepClock
 from vllm_pensieve.space.sessions import SessionTable
 from vllm_pensieve.swap.connector import PensieveConnector
+from vllm_pensieve.vllm_hooks.patches import keep_external_ids
+from vllm_pensieve.vllm_hooks.reasons import why_plain_prefixes, why_unusual_manager
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -13,7 +13,6 @@ from vllm.logger import init_logger
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
-from vllm_pensieve.cache_groups import block_bytes
 from vllm_pensieve.config import PensieveConfig
 from vllm_pensieve.metrics import PensieveStats
 from vllm_pensieve.policies.order import Order
@@ -24,6 +23,7 @@ from vllm_pensieve.space.clock import StepClock
 from vllm_pensieve.space.host_tier import HostTier
 from vllm_pensieve.space.swapper import Swapper
 from vllm_pensieve.swap.connector import SwapMetadata, SwapReport
+from vllm_pensieve.vllm_hooks.sizes import block_bytes
 
 if TYPE_CHECKING:
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata

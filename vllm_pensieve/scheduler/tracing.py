@@ -13,11 +13,11 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from vllm_pensieve.config import PLAIN, PensieveConfig
 from vllm_pensieve.metrics import PensieveStats
-from vllm_pensieve.scheduler.stopping import end_traces_in_time
 from vllm_pensieve.trace.files import engine_prefix
 from vllm_pensieve.trace.names import Names
 from vllm_pensieve.trace.recorder import TraceRecorder
 from vllm_pensieve.trace.writer import TraceWriter
+from vllm_pensieve.vllm_hooks.stopping import end_traces_in_time
 
 if TYPE_CHECKING:
     from vllm.v1.request import Request

@@ -1,16 +1,14 @@
-"""What the checks run on: a small server, texts of a known length, and the command line they share."""
+"""What the checks run on: a small server, and texts of a known length."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from vllm_pensieve.cli.quiet import quiet_start
-from vllm_pensieve.selfcheck.checks import Checks
+from vllm_pensieve.quiet import quiet_start
 from vllm_pensieve.serving import Server, ServerOptions
 from vllm_pensieve.workloads.text import write_text
 from vllm_pensieve.workloads.tokens import TokenCounter, token_counter
@@ -22,10 +20,14 @@ CONTEXT_TOKENS = 1024
 class Setting:
     """A model and where it runs. Reproducible answers need float32; a large model may want its own number format."""
 
-    model: str = "demo"
-    device: str = "auto"
-    dtype: str = "float32"
-    vllm_options: tuple[str, ...] = ()
+    model: Annotated[str, Option(help="Model name or folder.")] = "demo"
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
+    dtype: Annotated[
+        str, Option(help="Number format; in 16 bits equal answers are not certain.")
+    ] = "float32"
+    vllm_options: Annotated[
+        tuple[str, ...], Argument(metavar="[-- VLLM_OPTIONS]", show_default=False)
+    ] = ()
 
     def server(self, gpu_blocks: int, mode: str = "pensieve", cpu_cache_gb: float = 0.0) -> Server:
         """A server with memory for that many blocks of 32 tokens, and a context of 1,024 tokens at most."""
@@ -59,27 +61,3 @@ class Texts:
     def of(self, tokens: int) -> str:
         """A text that no earlier one begins like."""
         return write_text(self._rng, self._counter.characters(tokens))
-
-
-def command(run: Callable[[Setting, Checks], None]) -> Callable[..., None]:
-    """The command line of a script that runs these checks."""
-
-    def check(
-        model: Annotated[str, typer.Option(help="Model name or folder.")] = "demo",
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-        dtype: Annotated[
-            str, typer.Option(help="Number format; in 16 bits equal answers are not certain.")
-        ] = "float32",
-        vllm_options: Annotated[
-            list[str] | None,
-            typer.Argument(metavar="[-- VLLM_OPTIONS]", show_default=False),
-        ] = None,
-    ) -> None:
-        checks = Checks(lambda line: print(line, flush=True))
-        setting = Setting(model, device, dtype, tuple(vllm_options or ()))
-        with checks.trying("the checks run to their end"):
-            run(setting, checks)
-        raise typer.Exit(checks.end())
-
-    check.__doc__ = run.__doc__
-    return check

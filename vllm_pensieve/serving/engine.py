@@ -1,15 +1,14 @@
-"""vLLM engines of this process: their environment, and how one is started, run and ended alongside others."""
+"""Engines of this process that are served: how one is started, run and ended alongside others."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vllm_pensieve.compat_process import EngineGlobals, has_process_groups, process_groups_kept
-from vllm_pensieve.config import SWITCH, vllm_cache_settings
+from vllm_pensieve.config import SWITCH
 from vllm_pensieve.demo_model import resolve_model
 from vllm_pensieve.device import VISIBLE, device_environment
 from vllm_pensieve.errors import UsageError
@@ -18,44 +17,26 @@ from vllm_pensieve.models import context_limit
 from vllm_pensieve.modes import BLOCK_TOKENS, CPU_KV_CACHE_GIB
 from vllm_pensieve.serving.interrupts import interrupts_kept_from_children
 from vllm_pensieve.serving.options import ServerOptions
+from vllm_pensieve.serving.starting import (
+    MULTIPROCESSING,
+    WITHOUT_EFFECT,
+    is_switched_off,
+    parse_engine_arguments,
+    prepare_environment,
+    start_engine,
+)
+from vllm_pensieve.vllm_hooks.engine_globals import (
+    EngineGlobals,
+    has_process_groups,
+    process_groups_kept,
+)
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
-WITHOUT_EFFECT = {
-    # Told by guides for earlier versions; vLLM 0.32 finds its platform itself and takes the backend as an option.
-    "VLLM_PLATFORM": "is not known to vLLM 0.32",
-    "VLLM_ATTENTION_BACKEND": "is not known to vLLM 0.32",
-    "VLLM_CPU_KVCACHE_SPACE": "would override the size of the KV cache asked for",
-}
-"""Environment variables that are taken out, and why."""
-
-ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # this is the main process, which does more than compute
-}
-"""Defaults for what is not set."""
-
-
 _found: dict[str, str | None] = {}
 """What this process had of the environment before an engine changed it."""
-
-
-def prepare_environment(environment: MutableMapping[str, str]) -> list[str]:
-    """Set up the environment for an engine in this process, before vLLM is imported; return what one should know."""
-    notes = [
-        f"{name}={environment.pop(name)} is left out: it {why}"
-        for name, why in WITHOUT_EFFECT.items()
-        if name in environment
-    ]
-    environment[MULTIPROCESSING] = "0"
-    for name, value in ENVIRONMENT.items():
-        environment.setdefault(name, value)
-    environment.update(vllm_cache_settings(environment))
-    return notes
 
 
 FREE_GPU_SHARE = 0.9
@@ -81,8 +62,7 @@ class Engine:
         """
         require_vllm()
         _check_memory(options)
-        switch = os.environ.get(SWITCH)
-        if options.served_as.pensieve is not None and switch == "0":
+        if options.served_as.pensieve is not None and is_switched_off(os.environ):
             raise UsageError(f"mode {options.mode} needs the plugin, but {SWITCH}=0 keeps it off")
         _choose_device(options.device)
         self._globals = EngineGlobals()
@@ -92,8 +72,9 @@ class Engine:
         Engine._running.add(self)
 
     def _start(self, options: ServerOptions) -> LLMEngine:
-        from vllm.v1.engine.llm_engine import LLMEngine
-
+        others = len(Engine._running)
+        share = _share_of_gpu() if others else None
+        hint = f" ({others} more running in this process; close what is not needed)"
         made: list[LLMEngine] = []
         try:
             with (
@@ -101,17 +82,16 @@ class Engine:
                 interrupts_kept_from_children(),
                 _switched(options.served_as.pensieve is not None),
             ):
-                arguments = engine_arguments(options, _share_of_gpu() if Engine._running else None)
-                made.append(LLMEngine.from_engine_args(arguments))
-        except UsageError:
-            raise
-        except BaseException as error:
-            # A Ctrl-C meanwhile is raised when the engine is there.
+                engine = start_engine(
+                    f"model {options.model!r}",
+                    lambda: engine_arguments(options, share),
+                    hint=hint if others else "",
+                )
+                made.append(engine)
+        except BaseException:  # a Ctrl-C meanwhile is raised when the engine is there
             for engine in made:
                 self._end(engine)
-            if not isinstance(error, (OSError, ValueError, RuntimeError)):
-                raise
-            raise UsageError(_refusal(options.model, error)) from error
+            raise
         return made[0]
 
     def step(self) -> list[Any]:
@@ -162,14 +142,6 @@ def _check_memory(options: ServerOptions) -> None:
                 f"{name} is {size_gb:g} GB, and {available_gb:.2f} GB of main memory are available; ask for less, or "
                 "free some"
             )
-
-
-def _refusal(model: str, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    said = f"vLLM cannot serve model {model!r}: {' '.join(lines[:3]) or type(error).__name__}"
-    if Engine._running:
-        said += f" ({len(Engine._running)} more running in this process; close what is not needed)"
-    return said
 
 
 def _share_of_gpu() -> float | None:
@@ -228,24 +200,6 @@ def engine_arguments(options: ServerOptions, share_of_gpu: float | None = None) 
         UsageError: vLLM knows no such option or value.
     """
     return parse_engine_arguments(_command_line(options, share_of_gpu))
-
-
-def parse_engine_arguments(command_line: Sequence[str]) -> EngineArgs:
-    """Options as they stand on the command line of `vllm serve`, as engine arguments.
-
-    Raises:
-        UsageError: vLLM knows no such option or value.
-    """
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False))
-
-    def refuse(message: str) -> NoReturn:
-        raise UsageError(f"vLLM: {message}")
-
-    parser.error = refuse
-    return EngineArgs.from_cli_args(parser.parse_args(list(command_line)))
 
 
 def _command_line(options: ServerOptions, share_of_gpu: float | None) -> list[str]:

@@ -18,10 +18,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.logger import init_logger
 from vllm.v1.core.kv_cache_utils import generate_scheduler_kv_cache_config
 
-from vllm_pensieve.cache_groups import block_bytes, why_not_recoverable
-from vllm_pensieve.compat import why_plain_prefixes
 from vllm_pensieve.config import ADDITIONAL_CONFIG_KEY, ConfigError, PensieveConfig
 from vllm_pensieve.space.swap_plan import SwapPlan
+from vllm_pensieve.vllm_hooks.reasons import why_not_recoverable, why_plain_prefixes
+from vllm_pensieve.vllm_hooks.sizes import block_bytes
 
 if TYPE_CHECKING:
     import torch

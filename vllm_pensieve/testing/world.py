@@ -32,8 +32,6 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from vllm_pensieve.cache_groups import block_bytes
-from vllm_pensieve.compat import CONNECTOR, CONNECTOR_MODULE
 from vllm_pensieve.scheduler import make_scheduler
 from vllm_pensieve.space.free_queue import RetentionFreeQueue
 from vllm_pensieve.swap.connector import PensieveConnector, SwapReport
@@ -41,6 +39,8 @@ from vllm_pensieve.testing.clock import OwnClock
 from vllm_pensieve.testing.device import FakeDevice, Row, V1Bookkeeping, V2Bookkeeping
 from vllm_pensieve.testing.host_memory import FakeHostMemory
 from vllm_pensieve.testing.kv_cache import BLOCK_TOKENS, attention_spec, worker_kv_cache_config
+from vllm_pensieve.vllm_hooks.names import CONNECTOR, CONNECTOR_MODULE
+from vllm_pensieve.vllm_hooks.sizes import block_bytes
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:

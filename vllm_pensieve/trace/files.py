@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 
 from vllm_pensieve.errors import TraceError
+from vllm_pensieve.trace.parts import next_part
 
 REQUESTS_SUFFIX = "_requests.jsonl"
 BLOCKS_SUFFIX = "_blocks.jsonl"
@@ -84,10 +85,7 @@ class JsonLines:
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
     def _rotate(self) -> None:
-        number = 1
-        while (aside := self.path.with_suffix(f".{number}.jsonl")).exists():
-            number += 1
-        self.path.rename(aside)
+        self.path.rename(next_part(self.path))
         self._continue_in(open_to_continue(self.path))
 
     def _continue_in(self, file: int) -> None:

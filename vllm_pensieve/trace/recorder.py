@@ -12,7 +12,7 @@ from typing_extensions import override
 from vllm_pensieve.space.block_watcher import BlockWatcher, Evicted
 from vllm_pensieve.space.sessions import Turn
 from vllm_pensieve.trace.names import Names
-from vllm_pensieve.trace.records import SCHEMA, BlockRecord, RequestRecord
+from vllm_pensieve.trace.records import SCHEMA, BlockId, BlockRecord, RequestRecord
 from vllm_pensieve.trace.writer import TraceWriter
 
 KEPT_TIMES = 64
@@ -126,7 +126,7 @@ class TraceRecorder(BlockWatcher):
 
         def record() -> RequestRecord:
             resident, swapped, recovered = request.sources
-            hash_ids = [self._names.block(key) for key in keys]
+            hash_ids: list[BlockId] = [self._names.block(key) for key in keys]
             if prompt_tokens > len(keys) * self._block_tokens:
                 hash_ids.append(self._names.end_of(request_id))
             turn = request.turn

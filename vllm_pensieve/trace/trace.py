@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_pensieve.trace.served import Served
+
 TICK_S = 1e-4
 """Added to the clock with every request, so that requests of one timestamp have an order."""
 
@@ -37,6 +39,8 @@ class Trace:
     times_s, input_tokens, output_tokens, workload_of, session_of: [requests].
     block_tokens: tokens of a block; None if the file does not say.
     model, recorded_on: who was served, and the day of the first request (ISO); None if the file does not say.
+    reuse_fraction: [requests], share of a prompt's tokens that was in the cache; served: what else the server measured.
+        Both None where it did not.
     skipped: one text for each record that was left out, of the `records` in the file.
     notes: what else is to be known before its numbers are believed.
     """
@@ -58,6 +62,8 @@ class Trace:
     notes: tuple[str, ...] = ()
     model: str | None = None
     recorded_on: str | None = None
+    reuse_fraction: NDArray[np.float64] | None = None
+    served: Served | None = None
 
     @property
     def requests(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_pensieve.errors import UsageError
+from vllm_pensieve.errors import UsageError, first_lines
 from vllm_pensieve.workloads.dialogues import BadRecord
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -137,5 +137,4 @@ def _read_parquet(path: Path) -> list[object]:
     try:
         return list(parquet.read_table(path).to_pylist())
     except Exception as error:  # of the file's own form
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f"{path}: cannot be read: {said[0]}") from error
+        raise UsageError(f"{path}: cannot be read: {first_lines(error)}") from error

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from vllm_pensieve.errors import UsageError
+from vllm_pensieve.errors import UsageError, first_lines
 from vllm_pensieve.workloads.conversations import draw_think_time
 from vllm_pensieve.workloads.dataset import Dataset, load_dataset, read_dataset
 from vllm_pensieve.workloads.dialogues import Dialogue
@@ -83,9 +83,8 @@ def _load_from_hub(dataset: str, strict: bool) -> Dataset:
     try:
         records = datasets.load_dataset(dataset, data_files=HUB_FILES.get(dataset), split="train")
     except Exception as error:  # of the network, the hub, or the data set's own form
-        said = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
-            f"data set {dataset!r} cannot be loaded from the Hugging Face hub: {said[0]}. {HINT}."
+            f"data set {dataset!r} cannot be loaded from the Hugging Face hub: {first_lines(error)}. {HINT}."
         ) from error
     numbered = ((f"record {number}", record) for number, record in enumerate(records))
     return read_dataset(dataset, numbered, strict)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pensieve.demo_model import DEMO_MODEL_NAME
-from vllm_pensieve.errors import UsageError
+from vllm_pensieve.errors import UsageError, first_lines
 from vllm_pensieve.workloads.text import write_text
 
 SAMPLE_CHARACTERS = 20_000
@@ -68,5 +68,4 @@ def _load_tokenizer(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f"no model {model!r}: {lines[0]}") from error
+        raise UsageError(f"no model {model!r}: {first_lines(error)}") from error

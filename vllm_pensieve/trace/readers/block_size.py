@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -9,8 +10,6 @@ from numpy.typing import NDArray
 
 from vllm_pensieve.errors import TraceError
 
-USUAL = {"mooncake": 512, "bailian": 16}
-"""Tokens of a block in the traces that gave a format its name."""
 MOST = 0.5
 """A size fits a trace if it fits more than this share of its requests."""
 POWERS_OF_TWO = [2**exponent for exponent in range(17)]
@@ -27,17 +26,16 @@ class DeclaresSize(Protocol):
     trace_block_size: int | None
 
 
-class Records(Protocol):
+class HasPath(Protocol):
     """Where records come from."""
 
-    @property
-    def path(self) -> object: ...
+    path: Path
 
 
 class DeclaredSize:
     """The block size that a file's records declare. TraceError if they contradict one another."""
 
-    def __init__(self, source: Records) -> None:
+    def __init__(self, source: HasPath) -> None:
         self.tokens: int | None = None
         self._source = source
 

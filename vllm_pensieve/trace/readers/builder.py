@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from vllm_pensieve.trace.numbering import known_by_their_prefix, renumber
 from vllm_pensieve.trace.readers.identities import Identities
-from vllm_pensieve.trace.readers.records import BlockId
+from vllm_pensieve.trace.records import BlockId
+from vllm_pensieve.trace.served import Measured, reuse_fractions, served
 from vllm_pensieve.trace.trace import Trace
 
 UNKNOWN = -1
@@ -40,6 +41,7 @@ class TraceBuilder:
         self._session_of = array("q")
         self._workloads: dict[str, int] = {}
         self._sessions: dict[Hashable, int] = {}
+        self._measured: list[Measured | None] = []
 
     def add(
         self,
@@ -50,11 +52,12 @@ class TraceBuilder:
         *,
         session: Hashable = None,
         workload: str | None = None,
+        measured: Measured | None = None,
     ) -> None:
         """One request; without a session it counts as one of its own.
 
         block_ids: None if they are not known; then all blocks of the prompt are new, and nobody uses them again.
-        input_tokens: None if only the blocks are known.
+        input_tokens: None if only the blocks are known. measured: by the server, where it recorded this.
         """
         workload = workload or self._default_workload
         if session is None:
@@ -62,6 +65,7 @@ class TraceBuilder:
         if block_ids is not None and not isinstance(block_ids, np.ndarray):
             block_ids = self._identities.numbers(block_ids)
         self._blocks.append(block_ids)
+        self._measured.append(measured)
         self._times_s.append(time_s)
         self._input_tokens.append(UNKNOWN if input_tokens is None else int(input_tokens))
         self._output_tokens.append(int(output_tokens))
@@ -86,6 +90,17 @@ class TraceBuilder:
         both = np.array(known, np.int64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
+    def computed_ids(self, block_tokens: int | None) -> NDArray[np.int64]:
+        """The ids of the full blocks of all prompts that had an answer, ascending, each once; none without a size."""
+        full = [
+            ids[: max(0, tokens) // block_tokens]
+            for ids, tokens, answered in zip(
+                self._blocks, self._input_tokens, self._output_tokens, strict=True
+            )
+            if block_tokens and answered and ids is not None
+        ]
+        return np.unique(np.concatenate(full)) if full else np.zeros(0, np.int64)
+
     def build(self, name: str, format_name: str, block_tokens: int | None) -> Trace:
         """The trace, its requests ordered by time; those of one time stay in the order they came in.
 
@@ -95,6 +110,7 @@ class TraceBuilder:
         order = np.argsort(times_s, kind="stable")
         self._tell_unknown(block_tokens)
         prompts = [self._blocks[i] for i in order]
+        measured = [self._measured[i] for i in order]
         input_tokens = np.array(self._input_tokens)[order]
         lengths = np.array(
             [
@@ -128,6 +144,8 @@ class TraceBuilder:
             block_tokens=block_tokens,
             model=self.model,
             recorded_on=self.recorded_on,
+            reuse_fraction=reuse_fractions(measured),
+            served=served(measured),
         )
 
     def _tell_unknown(self, block_tokens: int | None) -> None:

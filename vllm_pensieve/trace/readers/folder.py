@@ -7,8 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vllm_pensieve.errors import TraceError
-from vllm_pensieve.trace.readers.detect import format_of_line
-from vllm_pensieve.trace.readers.lines import LineReader, Record
+from vllm_pensieve.trace.readers.lines import FormatOf, LineReader, Record
 
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
@@ -16,12 +15,13 @@ ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 class FolderReader:
     """Has the interface of a `LineReader`; a file that is damaged or of no known format is one bad record."""
 
-    def __init__(self, path: Path, strict: bool) -> None:
+    def __init__(self, path: Path, strict: bool, format_of: FormatOf) -> None:
         """Raises TraceError if the folder has no file that could be a trace."""
         self.path = path
         self.skipped: list[str] = []
         self.count = 0
         self._strict = strict
+        self._format_of = format_of
         self._file: LineReader | None = None
         try:
             self._files = sorted(
@@ -36,7 +36,7 @@ class FolderReader:
         """Records of all files, numbered within each; those of a damaged one up to the damage."""
         for file in self._files:
             with suppress(TraceError):
-                yield from LineReader(file, self._strict)
+                yield from LineReader(file, self._strict, self._format_of)
 
     def bad(self, number: int, reason: str) -> None:
         """Note a bad record of the file that is being read. TraceError if reading is strict."""
@@ -50,9 +50,12 @@ class FolderReader:
             TraceError: with `strict`, a file is damaged, or a record is of another format or of none.
         """
         for path in self._files:
-            self._file = LineReader(path, self._strict)
+            self._file = LineReader(path, self._strict, self._format_of)
             try:
-                if any(format_of_line(line) for _, line in LineReader(path, self._strict)):
+                if any(
+                    self._format_of(line)
+                    for _, line in LineReader(path, self._strict, self._format_of)
+                ):
                     yield from self._file.records(kind, format_name)
                 else:
                     self._file.count = 1

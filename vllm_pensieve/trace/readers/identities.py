@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_pensieve.trace.readers.records import BlockId
+from vllm_pensieve.trace.records import BlockId
 
 LEAST = -(2**63)
 GREATEST = 2**63 - 1

@@ -8,23 +8,59 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 from math import lcm
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from vllm_pensieve.errors import TraceError
 from vllm_pensieve.trace.numbering import renumber
 from vllm_pensieve.trace.readers.builder import TraceBuilder
 from vllm_pensieve.trace.readers.identities import Identities
-from vllm_pensieve.trace.readers.lines import LineReader
-from vllm_pensieve.trace.readers.records import GLOBAL_SCOPE, KvctRequest, KvctSession
+from vllm_pensieve.trace.readers.lines import Records
+from vllm_pensieve.trace.records import MOST_TOKENS, BlockId, Count, Size, Time
 from vllm_pensieve.trace.wording import counted
 
 NAME = "kvct"
 SPREAD_S = 24 * 3600.0
 SEED = 0
 SUBAGENT = "subagent"
+GLOBAL_SCOPE = "global"
+Bound = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+
+
+class KvctRequest(Struct, gc=False, rename={"input_tokens": "in", "output_tokens": "out"}):
+    """t: s since the session began, or since its sub-agent did.
+
+    Either all block ids, or inclusive runs [first, last] of them, or nothing of the blocks. An entry of type `subagent`
+    holds the requests of another agent and no blocks.
+    """
+
+    t: Time
+    type: str = ""
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    hash_runs: list[tuple[Bound, Bound]] | None = None
+    hash_ids: list[BlockId] | None = None
+    requests: list[KvctRequest] | None = None
+
+    def __post_init__(self) -> None:
+        for first, last in self.hash_runs or ():
+            if not 0 <= last - first < MOST_TOKENS:
+                raise ValueError(
+                    f"[{first}, {last}] in hash_runs is not a run of a prompt's blocks"
+                )
+
+
+class KvctSession(Struct, gc=False):
+    """One session. hash_id_scope: `local`, its block ids are its own, or `global`."""
+
+    id: int | str
+    block_size: Size
+    requests: list[KvctRequest]
+    hash_id_scope: str = "local"
+    duplicate_of: str | None = None
 
 
 class _Entry(NamedTuple):
@@ -35,7 +71,12 @@ class _Entry(NamedTuple):
     marker_s: tuple[float, ...]
 
 
-def read(lines: LineReader, builder: TraceBuilder) -> int | None:
+def matches(fields: dict[str, Any]) -> bool:
+    """Whether a record is a session: its requests, and the tokens of their blocks."""
+    return "requests" in fields and "block_size" in fields
+
+
+def read(lines: Records, builder: TraceBuilder) -> int | None:
     """Add all sessions' requests; return tokens of a block: as declared, or merged to the size asked for."""
     sessions = [
         session
@@ -74,7 +115,7 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
 
 
 def _block_fits(
-    session: KvctSession, number: int, lines: LineReader, block_tokens: int | None
+    session: KvctSession, number: int, lines: Records, block_tokens: int | None
 ) -> bool:
     if block_tokens is None or block_tokens % session.block_size == 0:
         return True
@@ -82,7 +123,7 @@ def _block_fits(
     return False
 
 
-def _common_size(sessions: list[KvctSession], lines: LineReader) -> int:
+def _common_size(sessions: list[KvctSession], lines: Records) -> int:
     sizes = sorted({session.block_size for session in sessions})
     if len(sizes) > 1:
         raise TraceError(

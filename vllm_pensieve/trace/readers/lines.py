@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TypeVar, cast
+from typing import IO, Any, Protocol, TypeVar, cast
 
 import msgspec
+from msgspec import UNSET
 
 from vllm_pensieve.errors import TraceError
-from vllm_pensieve.trace.readers.detect import UNREADABLE, format_of_line
-from vllm_pensieve.trace.readers.records import is_foreign
 
 GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not the JSON asked for."""
+MARKS = {"not_if_schema": "schema", "not_if_chat_id": "chat_id"}
+"""Fields that show a record to be of a format with more fields, in which they mean something else."""
 Record = TypeVar("Record")
+FormatOf = Callable[[bytes], str | None]
+"""Names the format of one line; None if it is of no known one."""
 
 
-class BadLine(ValueError):
-    """What is wrong with one line."""
+class Records(Protocol):
+    """What readers of formats read: the records of one file, or of several.
+
+    skipped: a text for each bad record; count: records met by `records` so far.
+    """
+
+    path: Path
+    skipped: list[str]
+    count: int
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Number from 1 within its file and content of every record that is not blank."""
+        ...
+
+    def bad(self, number: int, reason: str) -> None:
+        """Note a bad record. TraceError if reading is strict."""
+
+    def records(self, kind: type[Record], format_name: str) -> Iterator[tuple[int, Record]]:
+        """Number and record of everything that is one; the rest is noted."""
+        ...
 
 
 class LineReader:
@@ -29,11 +52,12 @@ class LineReader:
     Bad records are noted in `skipped`, or stop the reading if `strict`. `count`: records met by `records` so far.
     """
 
-    def __init__(self, path: Path, strict: bool) -> None:
+    def __init__(self, path: Path, strict: bool, format_of: FormatOf) -> None:
         self.path = path
         self.skipped: list[str] = []
         self.count = 0
         self._strict = strict
+        self._format_of = format_of
         self._noun = "line"
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
@@ -113,11 +137,11 @@ class LineReader:
             try:
                 record = decoder.decode(line)
             except UNREADABLE as error:
-                if format_of_line(line) not in (None, format_name):
+                if self._format_of(line) not in (None, format_name):
                     self._refuse_mixture(number, format_name)
                 self.bad(number, str(error))
                 continue
-            if is_foreign(record):
+            if _is_foreign(record):
                 self._refuse_mixture(number, format_name)
             yield number, record
 
@@ -126,6 +150,12 @@ class LineReader:
             f"{self.path}: {self._noun} {number} has a different format from {format_name}; "
             "give each format a file of its own"
         )
+
+
+def _is_foreign(record: Any) -> bool:
+    """Whether the fields of a decoded record show that its line is of a richer format."""
+    numbered = isinstance(getattr(record, "not_if_schema", UNSET), int)
+    return numbered or getattr(record, "not_if_chat_id", UNSET) is not UNSET
 
 
 def _is_json(text: bytes, kind: type) -> bool:

@@ -6,15 +6,57 @@ line before it. Each line holds its whole prompt.
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
 from vllm_pensieve.trace.readers.block_size import DeclaredSize
 from vllm_pensieve.trace.readers.builder import TraceBuilder
-from vllm_pensieve.trace.readers.lines import LineReader
-from vllm_pensieve.trace.readers.records import BlockId, MooncakeRecord
+from vllm_pensieve.trace.readers.lines import MARKS, Records
+from vllm_pensieve.trace.records import MOST_TOKENS, BlockId, Size, Time
 
 NAME = "mooncake"
+LENGTHS = ("input_length", "input_tokens")
+TIMES = ("timestamp", "created_time", "delay", "delay_ms", "session_id")
+Length = Annotated[float, Meta(ge=0, le=MOST_TOKENS)]
+"""A count that tools with columns of floats write as 1024.0."""
 
 
-def read(lines: LineReader, builder: TraceBuilder) -> int | None:
+class MooncakeRecord(Struct, gc=False, rename=MARKS):
+    """timestamp, created_time, delay, delay_ms: ms. Each pair of names means one thing; all of them may be absent.
+
+    delay: from the previous turn of the session. hash_ids: of the whole prompt; None: nothing is known of its blocks.
+    """
+
+    timestamp: Time | None = None
+    created_time: Time | None = None
+    delay: Time | None = None
+    delay_ms: Time | None = None
+    input_length: Length | None = None
+    input_tokens: Length | None = None
+    output_length: Length | None = None
+    output_tokens: Length | None = None
+    hash_ids: list[BlockId] | None = None
+    session_id: int | str | None = None
+    block_size: Size | None = None
+    block_tokens: Size | None = None
+    trace_block_size: Size | None = None
+    not_if_schema: Any | UnsetType = UNSET
+    not_if_chat_id: Any | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.hash_ids is None and self.input_length is None and self.input_tokens is None:
+            raise ValueError("a request has neither hash_ids nor input_length")
+
+
+def matches(fields: dict[str, Any]) -> bool:
+    """Whether a record has blocks, or a length and a time. Richer formats have the same fields and come before this."""
+    if "hash_ids" in fields:
+        return True
+    return any(name in fields for name in LENGTHS) and any(name in fields for name in TIMES)
+
+
+def read(lines: Records, builder: TraceBuilder) -> int | None:
     """Add the file's requests; return the tokens of a block that the records declare."""
     declared = DeclaredSize(lines)
     clock = _Clock()

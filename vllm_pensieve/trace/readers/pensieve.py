@@ -8,23 +8,28 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vllm_pensieve.errors import TraceError
-from vllm_pensieve.trace.files import REQUESTS_SUFFIX as REQUESTS_SUFFIX
 from vllm_pensieve.trace.readers.builder import TraceBuilder
-from vllm_pensieve.trace.readers.lines import LineReader
-from vllm_pensieve.trace.readers.records import PensieveRecord
+from vllm_pensieve.trace.readers.lines import Records
+from vllm_pensieve.trace.records import RequestRecord
+from vllm_pensieve.trace.served import Measured
 
 NAME = "pensieve"
 SAME_RUN_S = 1e-3
 """How far the beginnings that two lines of one run imply may differ: of rounding."""
-BLOCK_IN_NAME = re.compile(r"_b(\d+)_requests\.jsonl")
+BLOCK_IN_NAME = re.compile(r"_b(\d+)_requests\.")
 
 
-def read(lines: LineReader, builder: TraceBuilder) -> int | None:
+def matches(fields: dict[str, Any]) -> bool:
+    """Whether a record is a request that this plugin recorded."""
+    return "hash_ids" in fields and "request_id" in fields and isinstance(fields.get("schema"), int)
+
+
+def read(lines: Records, builder: TraceBuilder) -> int | None:
     """Add the file's requests; return tokens of a block, from the records or else from the file's name."""
     sizes = set()
     runs = Runs()
     further_choices = 0
-    for number, record in lines.records(PensieveRecord, NAME):
+    for number, record in lines.records(RequestRecord, NAME):
         sizes.add(record.block_tokens)
         if builder.model is None and isinstance(record.model, str):
             builder.model = record.model
@@ -46,6 +51,7 @@ def read(lines: LineReader, builder: TraceBuilder) -> int | None:
             record.output_length,
             session=None if record.session_id is None else (run, record.session_id),
             workload=record.workload,
+            measured=Measured.of(record),
         )
     if further_choices:
         builder.notes.append(
@@ -72,14 +78,14 @@ class Runs:
         self._beginnings_s: list[float] = []
         self._known: set[Hashable] = set()
 
-    def of(self, record: PensieveRecord) -> tuple[Hashable, float]:
+    def of(self, record: RequestRecord) -> tuple[Hashable, float]:
         """The run of a line, and how long after the file's first one it began to count, in s."""
         number, begun_s = self._beginning(record)
         run = number if record.run is None else record.run
         self._known.add(run)
         return run, begun_s
 
-    def _beginning(self, record: PensieveRecord) -> tuple[int, float]:
+    def _beginning(self, record: RequestRecord) -> tuple[int, float]:
         if record.time is None:
             return 0, 0.0
         implied_s = record.time - record.timestamp / 1000
