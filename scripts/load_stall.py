@@ -6,8 +6,9 @@
 A real engine on the CPU serves a tiny model with much KV for each token. Two requests decode; a session whose KV is in
 host memory returns. Copies of the host tier are slowed down to the given speed, as if memory were that slow, so that
 they take as long as those of a long context do on a GPU. Printed are, for each limit of a step's loads
-(`load_ms_per_step`), the median step before the session returns, the longest one until its first token, and the time
-to that token. The limits take turns. Needs the development setup (make setup-dev).
+(`load_ms_per_step`), the median step before the session returns, the longest one until its first token and the longest
+but for the last, which computes what the session asks, and the time to its first token; then the same without loads.
+The limits take turns. Needs the development setup (make setup-dev).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from vllm_pensieve.testing.served import BLOCK_TOKENS, Served, tokens  # noqa: E
 
 LIMITS_MS = (0.0, 20.0, 50.0)
 """0: no limit, everything in one step."""
+RESIDENT = -1.0
+"""Stands for a return without loads: the session is still in GPU memory."""
 
 
 def main() -> None:
@@ -71,7 +74,7 @@ def make_served(model: Path, prompt_tokens: int) -> Served:
     blocks = prompt_tokens // BLOCK_TOKENS + 2
     return Served(
         model,
-        settings={"load_cost_flops_per_byte": 1e-9},
+        settings={"load_cost_flops_per_byte": 1e-9, "admission_reserve": 0.0},
         blocks=blocks + 40,
         step_tokens=1024,
         max_model_tokens=prompt_tokens + 600,
@@ -91,6 +94,8 @@ def measure(served: Served, prompt_tokens: int, repeats: int) -> list[dict[str, 
             number = repeat * len(LIMITS_MS) + turn
             # The other session was there last: this one is in host memory.
             rows.append(returns(served, sessions[number % 2], limit_ms, seed=100 + number))
+        again = returns(served, sessions[number % 2], LIMITS_MS[-1], seed=500 + repeat)
+        rows.append(again | {"limit_ms": RESIDENT})
     return rows
 
 
@@ -119,6 +124,7 @@ def returns(served: Served, session: Sequence[int], limit_ms: float, seed: int) 
         "swapped_mb": swapped * TOKEN_BYTES / 1e6,
         "calm_step_ms": 1e3 * statistics.median(calm_s),
         "longest_step_ms": 1e3 * max(steps_s),
+        "longest_before_last_ms": 1e3 * max(steps_s[:-1], default=0.0),
         "first_token_ms": 1e3 * first_token_s,
         "steps": len(steps_s),
     }
@@ -133,18 +139,21 @@ def step_s(served: Served) -> float:
 def report(rows: list[dict[str, float]], options: argparse.Namespace) -> None:
     """Medians of each limit."""
     medians = []
-    for limit_ms in LIMITS_MS:
+    for limit_ms in (*LIMITS_MS, RESIDENT):
         own = [row for row in rows if row["limit_ms"] == limit_ms]
         medians.append({key: statistics.median(row[key] for row in own) for key in own[0]})
     at_once = medians[0]
     print(
         f"{options.megabytes} MB at {options.gigabytes_per_second} GB/s, {options.repeats} repeats, medians"
     )
-    print("limit      copied  step before  longest step  first token  steps")
+    print("limit      copied  step before  longest step  but for the last  first token  steps")
     for row in medians:
-        limit = f"{row['limit_ms']:.0f} ms" if row["limit_ms"] else "none"
+        limit = {0.0: "none", RESIDENT: "resident"}.get(
+            row["limit_ms"], f"{row['limit_ms']:.0f} ms"
+        )
         print(
             f"{limit:8} {row['swapped_mb']:5.0f} MB {row['calm_step_ms']:9.1f} ms {row['longest_step_ms']:10.1f} ms "
+            f"{row['longest_before_last_ms']:14.1f} ms "
             f"{row['first_token_ms']:9.0f} ms ({row['first_token_ms'] / at_once['first_token_ms']:.2f}x)"
             f" {row['steps']:4.0f}"
         )

@@ -123,7 +123,7 @@ def line_at(place: str) -> Line:
 
 def ran(done: Done) -> str:
     assert done.status == 0, done.output[-4000:]
-    assert "Traceback" not in done.output
+    assert "Traceback (most recent call last)" not in done.output
     return done.output
 
 

@@ -94,7 +94,8 @@ class SwappingMixin(SeedsMixin, Scheduler):
         self._prefetch()
         pool = self.kv_cache_manager.block_pool
         clean = pool.free_block_queue.num_free_blocks - self.swapper.dirty_blocks
-        ahead = min(self._wanted_clean - clean, AHEAD_BLOCKS_PER_STEP)
+        most = min(self._loads_per_step or AHEAD_BLOCKS_PER_STEP, AHEAD_BLOCKS_PER_STEP)
+        ahead = min(self._wanted_clean - clean, most)
         if self.swapper.is_loading:  # what is copied ahead of time would make the step longer still
             ahead = 0
         plan = self.swapper.take_plan(ahead)
