@@ -26,7 +26,7 @@ def test_the_new_object_holds_what_the_old_one_held():
 
 
 def test_nobody_refers_to_what_was_replaced(make_world, monkeypatch):
-    from vllm_pensieve.scheduler import block_pool, kv_cache_manager, made_anew
+    from vllm_pensieve.scheduler import block_pool, hole_filling, kv_cache_manager, made_anew
 
     replaced = []
 
@@ -36,6 +36,7 @@ def test_nobody_refers_to_what_was_replaced(make_world, monkeypatch):
 
     monkeypatch.setattr(kv_cache_manager, "made_anew", noting)
     monkeypatch.setattr(block_pool, "made_anew", noting)
+    monkeypatch.setattr(hole_filling, "made_anew", noting)
     world = make_world(host_blocks=20)
     gc.collect()
     assert len(replaced) == 3 and all(old() is None for old in replaced)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 from vllm.utils.math_utils import cdiv
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
-from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from vllm_pensieve.scheduler.block_pool import PensieveBlockPool
+from vllm_pensieve.scheduler.hole_filling import HoleFillingManager
 from vllm_pensieve.scheduler.made_anew import made_anew
 from vllm_pensieve.space.restore_plan import (
     RestoreCosts,
@@ -51,11 +51,13 @@ class PensieveKVCacheManager(KVCacheManager):
 
     loads_per_step: blocks that a step may copy from host memory; None for as many as there are.
     loads_planned: blocks that the step being built copies so far.
+    restoring: the scheduler's requests that carry out a restore plan.
     """
 
     block_pool: PensieveBlockPool
     loads_per_step: int | None
     loads_planned: int
+    restoring: dict[str, Restoring]
 
     @classmethod
     def adopt(
@@ -80,7 +82,7 @@ class PensieveKVCacheManager(KVCacheManager):
         manager.loads_per_step, manager.loads_planned = None, 0
         manager._lookups = {}  # of waiting requests
         manager._requests = requests
-        manager._restoring = restoring
+        manager.restoring = restoring
         manager._stats = stats
         manager._costs = costs
         manager._contiguous_costs = replace(costs, recovery=False)
@@ -297,7 +299,7 @@ class PensieveKVCacheManager(KVCacheManager):
         return super().pop_blocks_for_free(request)
 
     def _drop_plan(self, request_id: str) -> None:
-        restoring = self._restoring.pop(request_id, None)
+        restoring = self.restoring.pop(request_id, None)
         if restoring is not None and self._swapper is not None:
             self._swapper.host.release(restoring.slots[restoring.begun :])
             table = self._attention.req_to_blocks[request_id]
@@ -356,54 +358,6 @@ class PensieveKVCacheManager(KVCacheManager):
         """The keys of the full blocks of a request's prompt."""
         full = request.num_prompt_tokens // self._costs.block_size
         return self.block_pool.keys(request.block_hashes[:full])
-
-
-class HoleFillingManager(FullAttentionManager):
-    """A FullAttentionManager that takes a null block in a computed prefix for one that is missing.
-
-    vLLM calls what is overridden here when a request is admitted, and not for those that run.
-    """
-
-    @classmethod
-    def adopt(cls, manager: PensieveKVCacheManager) -> HoleFillingManager:
-        """One of ours in place of the only one that a manager's coordinator has."""
-        (stock,) = manager.coordinator.single_type_managers
-        attention = made_anew(cls, stock)
-        attention._manager = manager
-        manager.coordinator.single_type_managers = (attention,)
-        return attention
-
-    @override
-    @classmethod
-    def _get_num_evictable_blocks(cls, blocks: Sequence[KVCacheBlock]) -> int:
-        """How many free blocks a computed prefix takes: those that nobody uses, and one for each that is missing."""
-        return len([block for block in blocks if not block.ref_cnt or block.is_null])
-
-    @override
-    def add_local_computed_blocks(
-        self,
-        request_id: str,
-        new_computed_blocks: Sequence[KVCacheBlock],
-        num_local_computed_tokens: int,
-        num_external_computed_tokens: int,
-    ) -> None:
-        """The request is admitted: stock's gates have said yes."""
-        restoring = self._manager._restoring.get(request_id)
-        if restoring is None:
-            super().add_local_computed_blocks(
-                request_id,
-                new_computed_blocks,
-                num_local_computed_tokens,
-                num_external_computed_tokens,
-            )
-            return
-        resident = [block for block in new_computed_blocks if not block.is_null]
-        super().add_local_computed_blocks(
-            request_id, resident, len(resident) * self.block_size, num_external_computed_tokens
-        )
-        table = self._manager.restore(request_id, restoring, resident)
-        self.req_to_blocks[request_id][:] = table
-        self.num_cached_block[request_id] = len(table)
 
 
 def _block_ids(table: Sequence[KVCacheBlock], runs: Iterable[Run]) -> list[int]:
