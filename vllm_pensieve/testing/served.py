@@ -181,8 +181,16 @@ class Served:
 
             def begin_step_and_poison(plan: Any) -> None:
                 begin_step(plan)
-                self._poison(given_out)
-                given_out.clear()
+                being_loaded = {block_id for _, block_id in plan.prefetches}
+                being_stored = {block_id for block_id, _ in plan.ahead}
+                kept, rest = [], []
+                for block_id in given_out:
+                    if block_id in being_stored or self.scheduler.swapper.is_deferred(block_id):
+                        kept.append(block_id)
+                    elif block_id not in being_loaded:
+                        rest.append(block_id)
+                self._poison(rest)
+                given_out[:] = kept
 
             self.connector.worker.begin_step = begin_step_and_poison
 
