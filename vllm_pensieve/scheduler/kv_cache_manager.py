@@ -241,7 +241,8 @@ class PensieveKVCacheManager(KVCacheManager):
         for index, slot in restoring.begin(loads):
             self._swapper.prefetch(slot, table[index].block_id)
         for block_id in deferred:
-            self._swapper.store_ahead_of_writing(block_id)
+            if self._swapper.is_deferred(block_id):  # else one of the loads reads its copy
+                self._swapper.store_ahead_of_writing(block_id)
         return loads + len(deferred)
 
     def loads_arrived(self, request: Request, restoring: Restoring) -> None:

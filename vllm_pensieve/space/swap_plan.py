@@ -33,5 +33,3 @@ class SwapPlan:
         assert len(set(written_blocks)) == len(written_blocks), self
         assert not {block for block, _ in self.ahead} & set(written_blocks), self
         assert not {slot for _, slot in self.ahead} & {slot for slot, _ in reads}, self
-        written_now = {slot for _, slot in self.stores}
-        assert not written_now & {slot for slot, _ in self.prefetches}, self

@@ -193,8 +193,12 @@ class Swapper(BlockWatcher):
         self._ahead[slot] = self._deferred.pop(slot)
 
     def _will_be_read(self, slots: Iterable[int]) -> None:
-        if self._deferred:
+        if self._deferred or self._ahead:
+            slots = list(slots)
             self.will_be_written([self._deferred[slot] for slot in slots if slot in self._deferred])
+            for slot in slots:
+                if slot in self._ahead:  # a load might overtake a store made alongside the step
+                    self._stores[slot] = self._ahead.pop(slot)
 
     def _forget_store(self, slot: int) -> None:
         """The slot is given to another copy."""
