@@ -268,3 +268,55 @@ def test_a_held_copy_that_is_given_up_is_not_replaced_while_it_is_held(make_worl
     world.assert_answered(request, other)
     world.assert_sound()
     world.assert_nothing_left()
+
+
+@every_kind
+def test_routers_hear_of_a_block_when_it_is_there(make_world, prompt, steps_in_flight, runner):
+    """Not when the hole before it is computed, while it still waits for its copy."""
+    world, other = swapped_world(
+        make_world, prompt, steps_in_flight=steps_in_flight, runner=runner, kv_events=True
+    )
+    request = world.add(prompt)
+    while not request.is_finished():
+        world.step()
+        world.manager.take_events()
+        world.pool.announcer.check_integrity()
+    world.abort(other)
+    world.drain()
+    world.assert_answered(request)
+
+
+@every_kind
+def test_a_load_may_need_what_was_to_be_stored_ahead_of_it(
+    make_world, prompt, steps_in_flight, runner
+):
+    """Sessions that take each other's places, each with copies that others have not made yet."""
+    from random import Random
+
+    from vllm_pensieve.testing.world import tokens
+
+    for seed in range(12):
+        random = Random(seed)
+        world = make_world(
+            blocks=random.choice([50, 70, 100]),
+            host_blocks=random.choice([60, 120, 200]),
+            loads_per_step=random.choice([1, 2, 5]),
+            steps_in_flight=steps_in_flight,
+            runner=runner,
+            settings={"ahead_of_time_threshold": 0.0, "load_cost_flops_per_byte": 1e-9},
+        )
+        sessions = [tokens(300, seed=i) for i in range(5)]
+        for own in sessions:
+            world.serve(own, output_tokens=1)
+        world.add(tokens(20, seed=9), output_tokens=200)
+        requests = []
+        for _ in range(12):
+            requests.append(
+                world.add(random.choice(sessions), output_tokens=random.randrange(1, 9))
+            )
+            for _ in range(random.randrange(4)):
+                world.step()
+        world.drain()
+        world.assert_answered(*requests)
+        world.assert_sound()
+        world.assert_nothing_left()

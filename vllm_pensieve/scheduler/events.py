@@ -100,8 +100,9 @@ class Announcer(SlotWatcher):
         """The hole before the request's blocks [start, end) is being computed; a router may have forgotten them."""
         for key in _keys(request, start, end, group):
             description = self._descriptions.get(key)
-            if description is None or not self._is_announced(description.parent):
-                return
+            is_here = self._pool.cached_block_hash_to_block.get_one_block(key) is not None
+            if description is None or not is_here or not self._is_announced(description.parent):
+                return  # it may still have to be loaded
             self._in_gpu.add(key)
             self._pool.kv_event_queue.append(description.stored(key, self._pool.medium))
 
