@@ -85,3 +85,19 @@ def test_coalesced_holes_stay_exact(make_world, steps_in_flight, runner):
     )
     assert counts.wrong == 0
     assert recovered > 500
+
+
+@pytest.mark.parametrize("host_blocks", [0, 40])
+@pytest.mark.parametrize("share", [3, 20])
+def test_blocks_that_leave_ahead_of_need_spoil_nothing(make_world, monkeypatch, host_blocks, share):
+    """In small worlds no spare blocks leave; here a good part of memory does each time."""
+    from vllm_pensieve.scheduler import block_pool
+    from vllm_pensieve.testing.traffic import Traffic
+
+    monkeypatch.setattr(block_pool, "SPARE_SHARE", share)
+    for seed in range(3):
+        world = make_world(blocks=100, host_blocks=host_blocks, step_tokens=64)
+        counts = Traffic(world, seed, requests=60).play()
+        assert counts.finished and not counts.wrong
+        world.assert_sound()
+        world.assert_nothing_left()
