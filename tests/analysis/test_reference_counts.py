@@ -30,7 +30,9 @@ NAMES = {"LRU-tail": "lru", "LRU-lead": "lru-head-first", "FIFO": "fifo", "MIN":
 def loaded(name):
     """The reference has blocks of 512 tokens, and of coding agents' sessions the main agents' requests only."""
     if not REFERENCE.exists() or not TRACES[name].exists():
-        pytest.skip(f"no {REFERENCE} or {TRACES[name]}")
+        pytest.skip(
+            f"no {REFERENCE} or {TRACES[name]}: the public data of ../shared is not part of the repository"
+        )
     if name == "kvt_cc":
         with tempfile.TemporaryDirectory() as folder:
             trace = read_trace(main_agents(TRACES[name], Path(folder)), block_tokens=512)

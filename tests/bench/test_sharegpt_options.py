@@ -151,7 +151,7 @@ def test_the_bare_command_takes_generated_texts_where_there_is_no_hub_and_says_s
 def test_real_conversations_are_taken_within_the_bounds():
     path = SHARED / "sharegpt" / "fastchat_dummy_conversation.json.gz"
     if not path.exists():
-        pytest.skip(f"{path} is not here")
+        pytest.skip(f"no {path}: the public data of ../shared is not part of the repository")
     plan = plan_sharegpt(options(path, min_turns=2, max_turns=2, max_new_tokens=16))
     assert turns(plan) == [2] * 20
     assert {turn.output_tokens <= 16 for c in plan.conversations for turn in c.turns} == {True}

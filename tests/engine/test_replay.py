@@ -121,7 +121,7 @@ def replay(engine: Any, path: Path, lines: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("source", ["conversations", "mooncake"])
 def test_a_recorded_replay_simulates_as_its_source(replayed, tmp_path, source):
     if source not in replayed:
-        pytest.skip(f"no {MOONCAKE}")
+        pytest.skip(f"no {MOONCAKE}: the public data of ../shared is not part of the repository")
     lines, records = replayed[source]
     found = read_trace(write(tmp_path / "recorded_requests.jsonl", records))
     expected = read_trace(

@@ -203,7 +203,7 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_the_claude_code_sessions_become_the_published_trace(tmp_path):
     path = SHARED / "claude_code_kvct" / "sessions_rle.jsonl.gz"
     if not path.exists():
-        pytest.skip(f"no {path}")
+        pytest.skip(f"no {path}: the public data of ../shared is not part of the repository")
     trace = read_trace(main_agents(path, tmp_path), block_tokens=512)
     assert (trace.requests, trace.accesses, trace.unique_blocks) == (45_542, 10_596_032, 391_424)
     assert (trace.longest_request_blocks, trace.sessions, trace.skipped) == (1_746, 692, ())

@@ -228,7 +228,7 @@ def test_bad_records_are_told_of_once_and_recorded_pauses_that_are_not_there_ref
 def test_real_conversations_make_requests_of_both_modes():
     path = SHARED / "sharegpt" / "fastchat_dummy_conversation.json.gz"
     if not path.exists():
-        pytest.skip(f"{path} is not here")
+        pytest.skip(f"no {path}: the public data of ../shared is not part of the repository")
     single = clients(str(path)).requests("chat_single").events
     multi = clients(str(path)).requests("chat_multi").events
     assert len(single) == len({event.conversation_id for event in multi}) == 50

@@ -247,7 +247,7 @@ def test_the_seed_decides_which_records_are_taken(tmp_path):
 def test_public_datasets_are_understood(name, records):
     path = SHARED / name
     if not path.exists():
-        pytest.skip(f"no public data at {path}")
+        pytest.skip(f"no {path}: the public data of ../shared is not part of the repository")
     dialogues = read(path)
     assert len(dialogues) == records
     assert all(dialogue.turns for dialogue in dialogues)

@@ -53,7 +53,7 @@ def option_name(options: type[Any], name: str) -> str:
 
 
 class _Known(NamedTuple):
-    """A field that is an option: its type and default, what typer is told of it, and its other names."""
+    """A field that is an option: its type and default, what typer gets of it, and its other names."""
 
     name: str
     kind: Any

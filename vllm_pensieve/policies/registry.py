@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 GHOSTS = "it remembers evicted blocks by their content"
 FUTURE = "it needs to know the future"
 IN_USE = "it evicts blocks that are in use"
-WORKLOADS = "a server is not told what workload a request belongs to"
+WORKLOADS = "a server does not know which workload a request belongs to"
 
 
 @dataclass(frozen=True)

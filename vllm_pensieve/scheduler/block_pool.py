@@ -30,7 +30,7 @@ class PensieveBlockPool(BlockPool):
 
     content_version: changes whenever a lookup by hash could give another answer than before.
     announcer: decides which KV events routers hear; None while there are none.
-    watchers: are told of cached blocks that come and go, in this order.
+    watchers: are notified of cached blocks that come and go, in this order.
     """
 
     free_block_queue: RetentionFreeQueue

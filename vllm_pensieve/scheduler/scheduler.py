@@ -211,7 +211,7 @@ class PensieveMixin(AdaptersMixin, Scheduler):
             ):
                 return 0  # the next step
             num_new_tokens = restoring.clip(num_computed_tokens, num_new_tokens)
-            if request.status == RequestStatus.RUNNING:  # it has the blocks for it already
+            if num_new_tokens and request.status == RequestStatus.RUNNING:  # it has the blocks
                 self.kv_cache_manager.hash_chunk(request, restoring)
         if self._notes_chunks:
             end = num_computed_tokens + num_new_tokens

@@ -25,7 +25,7 @@ class BlockWatcher:
     A block's key names its content and all that stands before it; several blocks may hold the same. Positions are the
     blocks before a block in its sequence.
 
-    asks_others: whether it asks another watcher for what that one has just been told.
+    asks_others: whether it asks another watcher about what that one has just been notified of.
     """
 
     asks_others = True

@@ -11,9 +11,9 @@ class SwapPlan:
 
     stores: (block, slot) of blocks that this step overwrites; made before anything else.
     loads: (slot, block); begun after the stores, done for a layer before the forward pass reads that layer.
-    prefetches: (slot, block) of blocks that no step reads before the next one; made beside the forward pass.
-    ahead: (block, slot) of unused blocks that are likely to leave next, which this step does not write; made beside
-        the forward pass, and done before the next step overwrites a block or reads a slot.
+    prefetches: (slot, block) of blocks that no step reads before the next one; made alongside the forward pass.
+    ahead: (block, slot) of unused blocks that are likely to leave next, which this step does not write; made
+        alongside the forward pass, and done before the next step overwrites a block or reads a slot.
     """
 
     stores: tuple[tuple[int, int], ...] = ()

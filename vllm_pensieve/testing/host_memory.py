@@ -23,7 +23,7 @@ class FakeHostMemory:
         self.stored = self.loaded = 0
         self._random = random.Random(seed)
         self._bad: set[int] = set()
-        self._ahead: list[tuple[int, int]] = []  # begun beside the step before, still going on
+        self._ahead: list[tuple[int, int]] = []  # begun alongside the step before, still going on
         self._prefetching: list[tuple[int, int]] = []  # likewise
 
     def begin_step(self, plan: SwapPlan) -> tuple[set[int], set[int]]:

@@ -23,7 +23,7 @@ def idle_connector() -> KVTransferConfig:
 
 
 class IdleConnector(KVConnectorBase_V1, SupportsHMA):
-    """Finds no token of any request, and has nothing to tell the workers."""
+    """Finds no token of any request, and sends nothing to the workers."""
 
     @override
     def get_num_new_matched_tokens(

@@ -35,7 +35,7 @@ def wrap_create_engine_config(before: Callable[[Any], None]) -> None:
 
 
 def announce_environment(names: Iterable[str]) -> None:
-    """Tell vLLM that these environment variables are known; it warns of, or refuses, others that begin with VLLM_."""
+    """Register environment variables with vLLM, which warns of, or refuses, unknown ones that begin with VLLM_."""
     from vllm import envs
 
     for name in names:
